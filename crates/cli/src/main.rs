@@ -1,0 +1,2 @@
+//! The `ordo` command.
+fn main() {}
