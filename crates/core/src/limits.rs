@@ -1,0 +1,69 @@
+//! The bounds, together, with the relations between them asserted.
+
+/// Bytes in an interface's name.
+pub const INTERFACE_NAME_BYTES_MAX: usize = 255;
+/// Bytes in a stage's, destination's or producer's name.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Stages of one interface.
+pub const STAGES_MAX: usize = 32;
+/// Destinations of one interface.
+pub const DESTINATIONS_MAX: usize = 16;
+/// Numbered producers of one interface.
+pub const PRODUCERS_MAX: usize = 1_000;
+/// Headers of one message.
+pub const HEADERS_MAX: usize = 64;
+/// Bytes of one message's header names and values.
+pub const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a reason given by a worker or a consumer; a longer one is refused.
+pub const REASON_BYTES_MAX: usize = 1_024;
+/// Bytes of a payload, where an interface says nothing.
+pub const PAYLOAD_BYTES_DEFAULT: u32 = 1024 * 1024;
+/// Bytes of a payload an interface may allow.
+pub const PAYLOAD_BYTES_MAX: u32 = 16 * 1024 * 1024;
+/// Unreleased sequences, where an interface says nothing.
+pub const WINDOW_DEFAULT: u32 = 100_000;
+/// Unreleased sequences an interface may allow.
+pub const WINDOW_MAX: u32 = 10_000_000;
+/// Released messages before the slowest destination, where an interface says nothing.
+pub const BACKLOG_DEFAULT: u64 = 10_000_000;
+/// Finished messages known for deduplication, where an interface says nothing.
+pub const DEDUP_MESSAGES_DEFAULT: u32 = 1_000;
+/// Finished messages an interface may have known.
+pub const DEDUP_MESSAGES_MAX: u32 = 1_000_000;
+/// For how long finished messages are known, in milliseconds of cluster time.
+pub const DEDUP_MS: u64 = 24 * 60 * 60 * 1_000;
+/// Failed tries of a stage or a delivery, where the configuration says nothing.
+pub const ATTEMPTS_DEFAULT: u32 = 3;
+/// Failed tries a configuration may allow.
+pub const ATTEMPTS_MAX: u32 = 1_000;
+/// Losses of a stage, where the configuration says nothing.
+pub const LOSSES_DEFAULT: u32 = 3;
+/// Losses a configuration may allow.
+pub const LOSSES_MAX: u32 = 1_000;
+/// A lease, where a stage says nothing, in milliseconds.
+pub const LEASE_MS_DEFAULT: u32 = 30_000;
+/// The shortest lease, in milliseconds.
+pub const LEASE_MS_MIN: u32 = 100;
+/// The longest lease, in milliseconds.
+pub const LEASE_MS_MAX: u32 = 24 * 60 * 60 * 1_000;
+/// The first back-off, where a stage says nothing, in milliseconds.
+pub const BACKOFF_MS_DEFAULT: u32 = 1_000;
+/// The longest back-off, where a stage says nothing, in milliseconds.
+pub const BACKOFF_MS_MAX_DEFAULT: u32 = 60_000;
+/// The longest back-off a stage may have, in milliseconds.
+pub const BACKOFF_MS_MAX: u32 = 24 * 60 * 60 * 1_000;
+/// The longest pause a consumer may ask for, in milliseconds.
+pub const POSTPONE_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+/// Deliveries unacknowledged at once, where a destination says nothing.
+pub const IN_FLIGHT_DEFAULT: u32 = 1_000;
+/// Deliveries unacknowledged at once that a destination may allow.
+pub const IN_FLIGHT_MAX: u32 = 100_000;
+/// Dead letters of one interface, where it says nothing.
+pub const DEAD_LETTERS_DEFAULT: u32 = 100_000;
+/// Bytes of one interface's dead letters, where it says nothing.
+pub const DEAD_LETTER_BYTES_DEFAULT: u64 = 1024 * 1024 * 1024;
+
+const _: () = assert!(DESTINATIONS_MAX <= 16, "a DestinationSet has 16 bits");
+const _: () = assert!(STAGES_MAX <= u8::MAX as usize, "a StageNumber has 8 bits");
+const _: () = assert!(BACKOFF_MS_DEFAULT <= BACKOFF_MS_MAX_DEFAULT && BACKOFF_MS_MAX_DEFAULT <= BACKOFF_MS_MAX);
+const _: () = assert!(PAYLOAD_BYTES_DEFAULT <= PAYLOAD_BYTES_MAX && WINDOW_DEFAULT <= WINDOW_MAX);
