@@ -1,1 +1,18 @@
-//! gateway
+//! HL7 over MLLP, in and out of Ordo.
+//!
+//! Bytes first: a message is carried exactly as it was received. [`mllp`] finds its frame, [`msh`] reads its header in
+//! place and derives the message id, [`ack`] builds and reads acknowledgements, and nothing here renders a message
+//! anew. [`hl7`] is a read-only view of segments and fields for the demonstration [`stages`]; [`orders`] invents orders
+//! and [`lab`] is a simulated receiver that judges what reached it.
+//!
+//! No error, log line or `Debug` output of this crate holds message content: it is patients' data. Where a place must
+//! be named, it is named by segment and field number or by byte offset.
+
+pub mod ack;
+pub mod hl7;
+pub mod lab;
+pub mod mllp;
+pub mod msh;
+pub mod orders;
+pub mod stages;
+pub mod time;

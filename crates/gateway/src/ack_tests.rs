@@ -1,0 +1,190 @@
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn order(msh_15: &str) -> String {
+    format!(
+        "MSH|^~\\&|HIS^1.2^ISO|WARD|LIS|LAB|20240101||ORM^O01^ORM_O01|RAD-17|P|2.5.1|||{msh_15}|NE||8859/1\rPID|1||SECRET"
+    )
+}
+
+fn time() -> Hl7Time {
+    Hl7Time::from_unix_ms(0)
+}
+
+fn answer(message: &str, outcome: &Outcome) -> Option<String> {
+    let msh = Msh::scan(message.as_bytes()).unwrap();
+    acknowledge(&msh, outcome, time(), "A1").map(|ack| String::from_utf8(ack.to_vec()).unwrap())
+}
+
+fn refused(text: &str) -> Refusal {
+    Refusal::new(ErrorCondition::Internal, text)
+}
+
+#[test]
+fn an_accept_in_original_mode_is_exactly_this() {
+    assert_eq!(
+        answer(&order(""), &Outcome::Accepted).unwrap(),
+        "MSH|^~\\&|LIS|LAB|HIS^1.2^ISO|WARD|19700101000000.000+0000||ACK^O01|A1|P|2.5.1||||||8859/1\rMSA|AA|RAD-17\r"
+    );
+}
+
+#[test]
+fn a_reject_names_field_condition_and_reason() {
+    let message = order("").replace("RAD-17", "");
+    let outcome = Outcome::Rejected(MshError::ControlIdMissing.into());
+    let ack = answer(&message, &outcome).unwrap();
+    let segments: Vec<_> = ack.split('\r').collect();
+    assert_eq!(segments[1], "MSA|AR||MSH-10 message control id is missing");
+    assert_eq!(
+        segments[2],
+        "ERR||MSH^1^10|101^Required field missing^HL70357|E||||MSH-10 message control id is missing"
+    );
+}
+
+#[test]
+fn versions_before_2_5_get_the_reason_in_msa_3_alone() {
+    let message = order("").replace("2.5.1", "2.3");
+    let ack = answer(&message, &Outcome::Failed(refused("no"))).unwrap();
+    assert!(ack.ends_with("\rMSA|AE|RAD-17|no\r"), "{ack}");
+}
+
+#[test]
+fn msh_15_decides_mode_and_condition() {
+    let (error, reject) = (
+        Outcome::Failed(refused("x")),
+        Outcome::Rejected(refused("x")),
+    );
+    let table: [(&str, [Option<&str>; 3]); 7] = [
+        ("", [Some("AA"), Some("AE"), Some("AR")]),
+        ("\"\"", [Some("AA"), Some("AE"), Some("AR")]),
+        ("AL", [Some("CA"), Some("CE"), Some("CR")]),
+        ("NE", [None, None, None]),
+        ("ER", [None, Some("CE"), Some("CR")]),
+        ("SU", [Some("CA"), None, None]),
+        ("??", [Some("CA"), Some("CE"), Some("CR")]),
+    ];
+    for (msh_15, expected) in table {
+        for (outcome, code) in [&Outcome::Accepted, &error, &reject]
+            .into_iter()
+            .zip(expected)
+        {
+            let ack = answer(&order(msh_15), outcome);
+            let read = ack.map(|ack| ReceivedAck::read(ack.as_bytes()).unwrap());
+            assert_eq!(
+                read.as_ref().map(|ack| ack.code.as_str()),
+                code,
+                "MSH-15 {msh_15:?}"
+            );
+            if let Some(read) = read {
+                assert_eq!(read.code.verdict(), outcome.verdict());
+                assert!(read.answers(&Msh::scan(order(msh_15).as_bytes()).unwrap()));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_senders_own_separators_are_used_and_escaped() {
+    let message = "MSH#*~\\&#HIS#WARD#LIS#LAB###ORM*O01#7#P#2.5";
+    let ack = answer(message, &Outcome::Rejected(refused("a#b*c"))).unwrap();
+    assert!(
+        ack.starts_with("MSH#*~\\&#LIS#LAB#HIS#WARD#19700101000000.000+0000##ACK*O01#A1#P#2.5\r"),
+        "{ack}"
+    );
+    assert!(ack.contains("MSA#AR#7#a\\F\\b\\S\\c\r"), "{ack}");
+    assert!(
+        ack.contains("207*Application internal error*HL70357"),
+        "{ack}"
+    );
+    assert_eq!(ReceivedAck::read(ack.as_bytes()).unwrap().text, "a#b*c");
+}
+
+#[test]
+fn a_message_without_msh_2_is_answered_with_the_usual_characters() {
+    let ack = answer("MSH||A|B|C|D|||ORM^O01|7|P|2.3", &Outcome::Accepted).unwrap();
+    assert!(ack.starts_with("MSH|^~\\&|C|D|A|B|"), "{ack}");
+}
+
+#[test]
+fn bytes_without_a_header_get_a_reject_that_answers_no_control_id() {
+    let refusal = Refusal::from(Msh::scan(b"hello").unwrap_err());
+    let reply = reject_unreadable(&refusal, time(), "A9");
+    let ack = ReceivedAck::read(&reply).unwrap();
+    assert_eq!(ack.code, AckCode::ApplicationReject);
+    assert_eq!(ack.control_id, b"");
+    assert_eq!(
+        ack.text,
+        "not HL7: the message begins with 0x68, not with an MSH segment"
+    );
+    assert!(
+        String::from_utf8(reply.to_vec())
+            .unwrap()
+            .contains("|ACK|A9|P|2.5.1\r")
+    );
+}
+
+#[test]
+fn nothing_of_the_body_is_in_an_acknowledgement_or_in_debug_output() {
+    let ack = answer(&order(""), &Outcome::Rejected(refused("no"))).unwrap();
+    assert!(!ack.contains("SECRET"));
+    let read = ReceivedAck::read(b"MSH|^~\\&|\rMSA|AE|1|SECRET\r").unwrap();
+    assert_eq!(read.text, "SECRET");
+    assert!(!format!("{read:?}").contains("SECRET"));
+}
+
+#[test]
+fn replies_of_others_are_read_whatever_ends_their_segments() {
+    for end in ["\r", "\n", "\r\n"] {
+        let reply = format!("MSH|^~\\&|LIS{end}MSA|CE|X^1{end}ERR|||207^Broken^HL70357|E{end}");
+        let ack = ReceivedAck::read(reply.as_bytes()).unwrap();
+        assert_eq!(ack.code, AckCode::CommitError);
+        assert_eq!(ack.control_id, b"X^1");
+        assert_eq!(ack.text, "Broken");
+    }
+}
+
+#[test]
+fn what_is_no_acknowledgement_says_why() {
+    assert_eq!(ReceivedAck::read(b""), Err(AckError::Msh(MshError::Empty)));
+    assert_eq!(
+        ReceivedAck::read(b"MSH|^~\\&|A\rPID|1"),
+        Err(AckError::NoMsa)
+    );
+    assert_eq!(
+        ReceivedAck::read(b"MSH|^~\\&|A\rMSA|XX|1"),
+        Err(AckError::UnknownCode)
+    );
+    assert_eq!(
+        ReceivedAck::read(b"MSH|^~\\&|A\rMSA||1"),
+        Err(AckError::UnknownCode)
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_reason_arrives_as_printable_ascii(text in "\\PC{0,300}", other in any::<bool>()) {
+        let message = if other { "MSH#*~\\&#A#B#C#D###ORM*O01#7#P#2.5" } else { "MSH|^~\\&|A|B|C|D|||ORM^O01|7|P|2.5" };
+        let ack = answer(message, &Outcome::Failed(refused(&text))).unwrap();
+        prop_assert_eq!(ack.split('\r').count(), 4);
+        let ascii: String = text
+            .chars()
+            .take(REASON_CHARACTERS_MAX)
+            .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' })
+            .collect();
+        let read = ReceivedAck::read(ack.as_bytes()).unwrap();
+        if !is_blank(ascii.as_bytes()) {
+            prop_assert_eq!(read.text, ascii);
+        }
+    }
+
+    #[test]
+    fn no_reply_makes_the_reader_panic(tail in proptest::collection::vec(any::<u8>(), 0..100)) {
+        let mut reply = b"MSH|^~\\&|A\rMSA|AA|1|".to_vec();
+        reply.extend_from_slice(&tail);
+        let ack = ReceivedAck::read(&reply).unwrap();
+        prop_assert_eq!(ack.code, AckCode::ApplicationAccept);
+    }
+}
