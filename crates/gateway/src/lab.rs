@@ -321,7 +321,7 @@ impl Shared {
 
 /// The acknowledgement with another MSA-2.
 fn with_other_control_id(ack: &Bytes) -> Bytes {
-    // MSA is the last segment of an accept: `MSA|AA|`, seven bytes, then the control id.
+    // MSA is the last segment of an accept: CR, `MSA|AA|`, then the control id.
     let msa = ack
         .windows(4)
         .rposition(|bytes| bytes == b"\rMSA")
