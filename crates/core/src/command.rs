@@ -2,8 +2,8 @@
 
 use crate::config::InterfaceConfig;
 use crate::ids::{
-    ClusterTime, ConsumerId, DeadLetterKey, DestinationNumber, Digest, Epoch, Incarnation, InterfaceId, MessageId,
-    Sequence, StageNumber, Turn, WallTime,
+    ClusterTime, ConsumerId, DeadLetterKey, DestinationNumber, Digest, Epoch, Incarnation,
+    InterfaceId, MessageId, Sequence, StageNumber, Turn, WallTime,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -89,7 +89,13 @@ pub struct Ingest {
 
 impl fmt::Debug for Ingest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ingest({} {} {} bytes)", self.interface, self.message_id, self.payload.len())
+        write!(
+            f,
+            "Ingest({} {} {} bytes)",
+            self.interface,
+            self.message_id,
+            self.payload.len()
+        )
     }
 }
 

@@ -1,11 +1,12 @@
 //! An interface's configuration and its checks.
 
 use crate::limits::{
-    ATTEMPTS_DEFAULT, ATTEMPTS_MAX, BACKLOG_DEFAULT, BACKOFF_MS_DEFAULT, BACKOFF_MS_MAX, BACKOFF_MS_MAX_DEFAULT,
-    DEAD_LETTER_BYTES_DEFAULT, DEAD_LETTERS_DEFAULT, DEDUP_MESSAGES_DEFAULT, DEDUP_MESSAGES_MAX, DESTINATIONS_MAX,
-    IN_FLIGHT_DEFAULT, IN_FLIGHT_MAX, INTERFACE_NAME_BYTES_MAX, LEASE_MS_DEFAULT, LEASE_MS_MAX, LEASE_MS_MIN,
-    LOSSES_DEFAULT, LOSSES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_DEFAULT, PAYLOAD_BYTES_MAX, STAGES_MAX, WINDOW_DEFAULT,
-    WINDOW_MAX,
+    ATTEMPTS_DEFAULT, ATTEMPTS_MAX, BACKLOG_DEFAULT, BACKOFF_MS_DEFAULT, BACKOFF_MS_MAX,
+    BACKOFF_MS_MAX_DEFAULT, DEAD_LETTER_BYTES_DEFAULT, DEAD_LETTERS_DEFAULT,
+    DEDUP_MESSAGES_DEFAULT, DEDUP_MESSAGES_MAX, DESTINATIONS_MAX, IN_FLIGHT_DEFAULT, IN_FLIGHT_MAX,
+    INTERFACE_NAME_BYTES_MAX, LEASE_MS_DEFAULT, LEASE_MS_MAX, LEASE_MS_MIN, LOSSES_DEFAULT,
+    LOSSES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_DEFAULT, PAYLOAD_BYTES_MAX, STAGES_MAX,
+    WINDOW_DEFAULT, WINDOW_MAX,
 };
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +96,11 @@ impl DestinationConfig {
     /// A destination with the defaults.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), max_attempts: ATTEMPTS_DEFAULT, max_in_flight: IN_FLIGHT_DEFAULT }
+        Self {
+            name: name.to_owned(),
+            max_attempts: ATTEMPTS_DEFAULT,
+            max_in_flight: IN_FLIGHT_DEFAULT,
+        }
     }
 }
 
@@ -113,7 +118,11 @@ pub struct ConfigError {
 
 impl ConfigError {
     fn new(field: impl Into<String>, value: impl ToString, allowed: impl Into<String>) -> Self {
-        Self { field: field.into(), value: value.to_string(), allowed: allowed.into() }
+        Self {
+            field: field.into(),
+            value: value.to_string(),
+            allowed: allowed.into(),
+        }
     }
 }
 
@@ -128,18 +137,34 @@ pub fn validate_interface_name(name: &str) -> Result<(), ConfigError> {
 fn validate_name(field: &str, name: &str, bytes_max: usize) -> Result<(), ConfigError> {
     let allowed = || format!("1 to {bytes_max} bytes of [A-Za-z0-9._/-]");
     if name.is_empty() || name.len() > bytes_max {
-        return Err(ConfigError::new(field, format!("{} bytes long", name.len()), allowed()));
+        return Err(ConfigError::new(
+            field,
+            format!("{} bytes long", name.len()),
+            allowed(),
+        ));
     }
-    match name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._/-".contains(&b)) {
+    match name
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"._/-".contains(&b))
+    {
         true => Ok(()),
         false => Err(ConfigError::new(field, format!("{name:?}"), allowed())),
     }
 }
 
-fn within<T: PartialOrd + ToString>(field: String, value: T, min: T, max: T) -> Result<(), ConfigError> {
+fn within<T: PartialOrd + ToString>(
+    field: String,
+    value: T,
+    min: T,
+    max: T,
+) -> Result<(), ConfigError> {
     match value >= min && value <= max {
         true => Ok(()),
-        false => Err(ConfigError::new(field, value, format!("{} to {}", min.to_string(), max.to_string()))),
+        false => Err(ConfigError::new(
+            field,
+            value,
+            format!("{} to {}", min.to_string(), max.to_string()),
+        )),
     }
 }
 
@@ -147,7 +172,11 @@ fn distinct<'a>(field: &str, names: impl Iterator<Item = &'a str>) -> Result<(),
     let mut seen = std::collections::BTreeSet::new();
     for name in names {
         if !seen.insert(name) {
-            return Err(ConfigError::new(field, format!("{name:?} twice"), "distinct names"));
+            return Err(ConfigError::new(
+                field,
+                format!("{name:?} twice"),
+                "distinct names",
+            ));
         }
     }
     Ok(())
@@ -160,34 +189,87 @@ impl InterfaceConfig {
     /// Names the first field that is wrong, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.stages.len() > STAGES_MAX {
-            return Err(ConfigError::new("stages", format!("{} stages", self.stages.len()), format!("0 to {STAGES_MAX}")));
+            return Err(ConfigError::new(
+                "stages",
+                format!("{} stages", self.stages.len()),
+                format!("0 to {STAGES_MAX}"),
+            ));
         }
         if self.destinations.is_empty() || self.destinations.len() > DESTINATIONS_MAX {
             let value = format!("{} destinations", self.destinations.len());
-            return Err(ConfigError::new("destinations", value, format!("1 to {DESTINATIONS_MAX}")));
+            return Err(ConfigError::new(
+                "destinations",
+                value,
+                format!("1 to {DESTINATIONS_MAX}"),
+            ));
         }
-        distinct("stages.name", self.stages.iter().map(|stage| stage.name.as_str()))?;
-        distinct("destinations.name", self.destinations.iter().map(|destination| destination.name.as_str()))?;
+        distinct(
+            "stages.name",
+            self.stages.iter().map(|stage| stage.name.as_str()),
+        )?;
+        distinct(
+            "destinations.name",
+            self.destinations
+                .iter()
+                .map(|destination| destination.name.as_str()),
+        )?;
         for (i, stage) in self.stages.iter().enumerate() {
             stage.validate(i)?;
         }
         for (i, destination) in self.destinations.iter().enumerate() {
-            validate_name(&format!("destinations[{i}].name"), &destination.name, NAME_BYTES_MAX)?;
-            within(format!("destinations[{i}].max_attempts"), destination.max_attempts, 1, ATTEMPTS_MAX)?;
-            within(format!("destinations[{i}].max_in_flight"), destination.max_in_flight, 1, IN_FLIGHT_MAX)?;
+            validate_name(
+                &format!("destinations[{i}].name"),
+                &destination.name,
+                NAME_BYTES_MAX,
+            )?;
+            within(
+                format!("destinations[{i}].max_attempts"),
+                destination.max_attempts,
+                1,
+                ATTEMPTS_MAX,
+            )?;
+            within(
+                format!("destinations[{i}].max_in_flight"),
+                destination.max_in_flight,
+                1,
+                IN_FLIGHT_MAX,
+            )?;
         }
         within("window".into(), self.window, 1, WINDOW_MAX)?;
         within("backlog".into(), self.backlog, 1, u64::MAX)?;
-        within("dedup_messages".into(), self.dedup_messages, 2, DEDUP_MESSAGES_MAX)?;
-        within("payload_bytes_max".into(), self.payload_bytes_max, 1, PAYLOAD_BYTES_MAX)?;
-        within("dead_letters_max".into(), self.dead_letters_max, 1, u32::MAX)?;
-        within("dead_letter_bytes_max".into(), self.dead_letter_bytes_max, 1, u64::MAX)
+        within(
+            "dedup_messages".into(),
+            self.dedup_messages,
+            2,
+            DEDUP_MESSAGES_MAX,
+        )?;
+        within(
+            "payload_bytes_max".into(),
+            self.payload_bytes_max,
+            1,
+            PAYLOAD_BYTES_MAX,
+        )?;
+        within(
+            "dead_letters_max".into(),
+            self.dead_letters_max,
+            1,
+            u32::MAX,
+        )?;
+        within(
+            "dead_letter_bytes_max".into(),
+            self.dead_letter_bytes_max,
+            1,
+            u64::MAX,
+        )
     }
 
     /// The number of the destination called `name`.
     #[must_use]
     pub fn destination_number(&self, name: &str) -> Option<crate::DestinationNumber> {
-        let at = self.destinations.iter().position(|destination| destination.name == name)?;
+        let at = self
+            .destinations
+            .iter()
+            .position(|destination| destination.name == name)?;
         u8::try_from(at).ok().map(crate::DestinationNumber)
     }
 
@@ -202,11 +284,36 @@ impl InterfaceConfig {
 impl StageConfig {
     fn validate(&self, i: usize) -> Result<(), ConfigError> {
         validate_name(&format!("stages[{i}].name"), &self.name, NAME_BYTES_MAX)?;
-        within(format!("stages[{i}].max_attempts"), self.max_attempts, 1, ATTEMPTS_MAX)?;
-        within(format!("stages[{i}].max_losses"), self.max_losses, 1, LOSSES_MAX)?;
-        within(format!("stages[{i}].lease_ms"), self.lease_ms, LEASE_MS_MIN, LEASE_MS_MAX)?;
-        within(format!("stages[{i}].backoff_ms"), self.backoff_ms, 0, BACKOFF_MS_MAX)?;
-        within(format!("stages[{i}].backoff_ms_max"), self.backoff_ms_max, self.backoff_ms, BACKOFF_MS_MAX)
+        within(
+            format!("stages[{i}].max_attempts"),
+            self.max_attempts,
+            1,
+            ATTEMPTS_MAX,
+        )?;
+        within(
+            format!("stages[{i}].max_losses"),
+            self.max_losses,
+            1,
+            LOSSES_MAX,
+        )?;
+        within(
+            format!("stages[{i}].lease_ms"),
+            self.lease_ms,
+            LEASE_MS_MIN,
+            LEASE_MS_MAX,
+        )?;
+        within(
+            format!("stages[{i}].backoff_ms"),
+            self.backoff_ms,
+            0,
+            BACKOFF_MS_MAX,
+        )?;
+        within(
+            format!("stages[{i}].backoff_ms_max"),
+            self.backoff_ms_max,
+            self.backoff_ms,
+            BACKOFF_MS_MAX,
+        )
     }
 
     /// The pause before the try after `attempts` failed ones, in milliseconds: exponential, with the jitter given

@@ -3,8 +3,8 @@
 use crate::command::Header;
 use crate::config::InterfaceConfig;
 use crate::ids::{
-    ClusterTime, ConsumerId, DeadLetterKey, DestinationNumber, DestinationSet, Digest, Epoch, Incarnation, InterfaceId,
-    MessageId, Sequence, StageNumber, Turn, WallTime,
+    ClusterTime, ConsumerId, DeadLetterKey, DestinationNumber, DestinationSet, Digest, Epoch,
+    Incarnation, InterfaceId, MessageId, Sequence, StageNumber, Turn, WallTime,
 };
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -268,7 +268,10 @@ impl Interface {
     /// The slots there are, with their sequences, in order.
     pub fn slots(&self) -> impl DoubleEndedIterator<Item = (Sequence, &Slot)> {
         let from = self.finished_through().0 + 1;
-        self.slots.iter().enumerate().map(move |(i, slot)| (Sequence(from + i as u64), slot))
+        self.slots
+            .iter()
+            .enumerate()
+            .map(move |(i, slot)| (Sequence(from + i as u64), slot))
     }
 
     /// A message that is done for every destination and still known.
@@ -298,13 +301,24 @@ impl Interface {
         if let Some(finished) = self.finished(sequence) {
             return Some(finished.digest);
         }
-        self.dead_letters_of(sequence).next().map(|(_, letter)| letter.digest)
+        self.dead_letters_of(sequence)
+            .next()
+            .map(|(_, letter)| letter.digest)
     }
 
     /// The dead letters of one sequence: its own, or those of its destinations.
-    pub fn dead_letters_of(&self, sequence: Sequence) -> impl Iterator<Item = (&DeadLetterKey, &DeadLetter)> {
-        let from = DeadLetterKey { sequence, destination: None };
-        let to = DeadLetterKey { sequence: sequence.next(), destination: None };
+    pub fn dead_letters_of(
+        &self,
+        sequence: Sequence,
+    ) -> impl Iterator<Item = (&DeadLetterKey, &DeadLetter)> {
+        let from = DeadLetterKey {
+            sequence,
+            destination: None,
+        };
+        let to = DeadLetterKey {
+            sequence: sequence.next(),
+            destination: None,
+        };
         self.dead_letters.range(from..to)
     }
 
@@ -329,17 +343,25 @@ impl Interface {
     /// The stage a message is in.
     #[must_use]
     pub fn stage_name(&self, stage: StageNumber) -> &str {
-        self.config.stages.get(usize::from(stage.0)).map_or("", |stage| stage.name.as_str())
+        self.config
+            .stages
+            .get(usize::from(stage.0))
+            .map_or("", |stage| stage.name.as_str())
     }
 
     /// A destination's name.
     #[must_use]
     pub fn destination_name(&self, destination: DestinationNumber) -> &str {
-        self.config.destinations.get(usize::from(destination.0)).map_or("", |destination| destination.name.as_str())
+        self.config
+            .destinations
+            .get(usize::from(destination.0))
+            .map_or("", |destination| destination.name.as_str())
     }
 
     pub(crate) fn touch_slot(&mut self, sequence: Sequence) {
-        let Some(slot) = self.slot_mut(sequence) else { return };
+        let Some(slot) = self.slot_mut(sequence) else {
+            return;
+        };
         if !slot.dirty {
             slot.dirty = true;
             self.dirty.slots.push(sequence);
@@ -353,5 +375,8 @@ impl Interface {
 
 /// Bytes of header names and values.
 pub(crate) fn header_bytes(headers: &[Header]) -> usize {
-    headers.iter().map(|header| header.name.len() + header.value.len()).sum()
+    headers
+        .iter()
+        .map(|header| header.name.len() + header.value.len())
+        .sum()
 }

@@ -12,22 +12,31 @@ mod ids;
 mod interface;
 pub mod invariants;
 pub mod limits;
+mod load;
 mod mutation;
 mod release;
 mod reply;
 mod state;
 
 pub use command::{
-    Answer, AnswerKind, Command, CreateInterface, DiscardDeadLetter, Entry, ForgetFinished, Grant, GrantEnd, Header,
-    Ingest, Loss, Outcome, RedriveDeadLetter, RefuseIngest, Report, RunPosition, UpdateInterface,
+    Answer, AnswerKind, Command, CreateInterface, DiscardDeadLetter, Entry, ForgetFinished, Grant,
+    GrantEnd, Header, Ingest, Loss, Outcome, RedriveDeadLetter, RefuseIngest, Report, RunPosition,
+    UpdateInterface,
 };
-pub use config::{ConfigError, DestinationConfig, InterfaceConfig, StageConfig, validate_interface_name};
+pub use config::{
+    ConfigError, DestinationConfig, InterfaceConfig, StageConfig, validate_interface_name,
+};
 pub use effect::Effect;
 pub use ids::{
-    ClusterTime, ConsumerId, DeadLetterKey, DestinationNumber, DestinationSet, Digest, Epoch, Incarnation, InterfaceId,
-    MessageId, Sequence, StageNumber, Turn, WallTime,
+    ClusterTime, ConsumerId, DeadLetterKey, DestinationNumber, DestinationSet, Digest, Epoch,
+    Incarnation, InterfaceId, MessageId, Sequence, StageNumber, Turn, WallTime,
 };
-pub use interface::{DeadLetter, Destination, FailCause, Finished, Holder, Interface, Producer, Slot, Status};
-pub use mutation::{ClockRow, ConfigRow, EventKind, EventRow, Key, LaneRow, Mutation, Record, Row, merge_headers};
+pub use interface::{
+    DeadLetter, Destination, FailCause, Finished, Holder, Interface, Producer, Slot, Status,
+};
+pub use load::LoadError;
+pub use mutation::{
+    ClockRow, ConfigRow, EventKind, EventRow, Key, LaneRow, Mutation, Record, Row, merge_headers,
+};
 pub use reply::{Refusal, Reply};
-pub use state::{LoadError, State};
+pub use state::State;

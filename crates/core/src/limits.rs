@@ -65,5 +65,7 @@ pub const DEAD_LETTER_BYTES_DEFAULT: u64 = 1024 * 1024 * 1024;
 
 const _: () = assert!(DESTINATIONS_MAX <= 16, "a DestinationSet has 16 bits");
 const _: () = assert!(STAGES_MAX <= u8::MAX as usize, "a StageNumber has 8 bits");
-const _: () = assert!(BACKOFF_MS_DEFAULT <= BACKOFF_MS_MAX_DEFAULT && BACKOFF_MS_MAX_DEFAULT <= BACKOFF_MS_MAX);
+const _: () = assert!(
+    BACKOFF_MS_DEFAULT <= BACKOFF_MS_MAX_DEFAULT && BACKOFF_MS_MAX_DEFAULT <= BACKOFF_MS_MAX
+);
 const _: () = assert!(PAYLOAD_BYTES_DEFAULT <= PAYLOAD_BYTES_MAX && WINDOW_DEFAULT <= WINDOW_MAX);

@@ -3,8 +3,8 @@
 use crate::command::{Header, RunPosition};
 use crate::config::InterfaceConfig;
 use crate::ids::{
-    ClusterTime, DeadLetterKey, DestinationNumber, DestinationSet, Digest, Incarnation, InterfaceId, MessageId,
-    Sequence, WallTime,
+    ClusterTime, DeadLetterKey, DestinationNumber, DestinationSet, Digest, Incarnation,
+    InterfaceId, MessageId, Sequence, WallTime,
 };
 use crate::interface::{DeadLetter, Destination, Producer, Slot, Status};
 use bytes::Bytes;

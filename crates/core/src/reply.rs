@@ -64,7 +64,9 @@ pub enum Refusal {
     ConflictingPayload(Sequence),
     #[error("producer_sequence {given} leaves a gap: {expected} is expected")]
     ProducerGap { given: u64, expected: u64 },
-    #[error("producer_sequence {given} was used already for another message; {expected} is expected")]
+    #[error(
+        "producer_sequence {given} was used already for another message; {expected} is expected"
+    )]
     ProducerSequenceUsed { given: u64, expected: u64 },
     #[error("the message with producer_sequence {0} was refused for good")]
     ProducerRefused(u64),
@@ -74,12 +76,17 @@ pub enum Refusal {
     Superseded,
     #[error("the report is of turn {given}, stage {stage}; it came too late and changed nothing")]
     Stale { given: Turn, stage: u8 },
-    #[error("the message's headers would be {count} with {bytes} bytes; at most {HEADERS_MAX} with {HEADER_BYTES_MAX} bytes")]
+    #[error(
+        "the message's headers would be {count} with {bytes} bytes; at most {HEADERS_MAX} with {HEADER_BYTES_MAX} bytes"
+    )]
     HeadersFull { count: usize, bytes: usize },
     #[error("the answer is of epoch {given}; the grant's is {current}")]
     WrongEpoch { given: Epoch, current: Epoch },
     #[error("sequence {given} is beyond the release watermark {watermark}")]
-    NotReleased { given: Sequence, watermark: Sequence },
+    NotReleased {
+        given: Sequence,
+        watermark: Sequence,
+    },
     #[error("only checkpoint + 1, which is {head}, can be answered so, not {given}")]
     NotHead { given: Sequence, head: Sequence },
     #[error("sequence {0} is a skip marker, which can only be acknowledged")]
@@ -88,8 +95,16 @@ pub enum Refusal {
     Position(String),
     #[error("the configuration version is {current}, not {given}")]
     ConfigVersion { given: u64, current: u64 },
-    #[error("{change} needs a drained interface: {undelivered} messages are not delivered and {dead_letters} dead letters not resolved")]
-    NotDrained { change: String, undelivered: u64, dead_letters: u64 },
+    #[error(
+        "{change} needs a drained interface: {undelivered} messages are not delivered and {dead_letters} dead letters not resolved"
+    )]
+    NotDrained {
+        change: String,
+        undelivered: u64,
+        dead_letters: u64,
+    },
+    #[error("the interface's dead letters are at their cap: {count} with {bytes} bytes of payload")]
+    DeadLettersFull { count: usize, bytes: u64 },
     #[error("there is no dead letter for {0:?}")]
     UnknownDeadLetter(DeadLetterKey),
     #[error("the dead letter is being redriven as sequence {0}")]

@@ -3,9 +3,10 @@
 use crate::apply::Context;
 use crate::command::{Entry, RunPosition};
 use crate::effect::Effect;
-use crate::ids::{ClusterTime, DestinationNumber, Digest, InterfaceId, MessageId, Sequence, WallTime};
-use crate::interface::{Dirty, Finished, Interface};
-use crate::mutation::{ClockRow, ConfigRow, Key, LaneRow, Mutation, Record, Row};
+use crate::ids::{ClusterTime, DestinationNumber, InterfaceId, Sequence, WallTime};
+use crate::interface::{Dirty, Interface};
+use crate::load::LoadError;
+use crate::mutation::{ClockRow, ConfigRow, Key, LaneRow, Mutation, Row};
 use crate::reply::Reply;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -23,14 +24,13 @@ pub struct State {
 
 impl Default for ClockRow {
     fn default() -> Self {
-        Self { cluster_time: ClusterTime(0), wall_time: WallTime(0), position: RunPosition::default() }
+        Self {
+            cluster_time: ClusterTime(0),
+            wall_time: WallTime(0),
+            position: RunPosition::default(),
+        }
     }
 }
-
-/// The stored rows are not a state.
-#[derive(Debug, thiserror::Error)]
-#[error("the stored state is damaged: {0}")]
-pub struct LoadError(pub(crate) String);
 
 impl State {
     /// Applies one entry: one reply per command, in order; effects are appended to `effects`.
@@ -108,13 +108,23 @@ impl State {
     pub fn resume(&self) -> Vec<Effect> {
         let mut effects = Vec::new();
         for interface in self.interfaces.values() {
-            effects.push(Effect::Interface { interface: interface.id });
-            let unreleased = interface.slots().skip(usize::try_from(interface.backlog()).unwrap_or(usize::MAX));
+            effects.push(Effect::Interface {
+                interface: interface.id,
+            });
+            let unreleased = interface
+                .slots()
+                .skip(usize::try_from(interface.backlog()).unwrap_or(usize::MAX));
             let pending = unreleased.filter(|(_, slot)| !slot.status.is_final());
-            effects.extend(pending.map(|(sequence, _)| Effect::Work { interface: interface.id, sequence }));
+            effects.extend(pending.map(|(sequence, _)| Effect::Work {
+                interface: interface.id,
+                sequence,
+            }));
             for number in 0..interface.destinations.len() {
                 let destination = destination_number(number);
-                effects.push(Effect::Destination { interface: interface.id, destination });
+                effects.push(Effect::Destination {
+                    interface: interface.id,
+                    destination,
+                });
             }
         }
         effects
@@ -138,44 +148,7 @@ impl State {
     /// # Errors
     /// When the rows are not what [`State::take_mutations`] wrote: the store is damaged.
     pub fn load(rows: impl Iterator<Item = (Key, Row)>) -> Result<Self, LoadError> {
-        let mut state = Self::default();
-        for (key, row) in rows {
-            state.load_row(key, row)?;
-        }
-        for interface in state.interfaces.values_mut() {
-            interface.finish_load()?;
-        }
-        Ok(state)
-    }
-
-    fn load_row(&mut self, key: Key, row: Row) -> Result<(), LoadError> {
-        let id = match (key, row) {
-            (Key::Clock, Row::Clock(clock)) => {
-                self.clock = clock;
-                return Ok(());
-            }
-            (Key::Config(id), Row::Config(row)) => return self.load_interface(id, row),
-            // Payloads, headers and events stay in the store.
-            (Key::Payload(..) | Key::Headers(..) | Key::Event(..), _) => return Ok(()),
-            (key, row) => match key.interface() {
-                Some(id) => return self.interface_to_load(id)?.load_row(key, row),
-                None => key,
-            },
-        };
-        Err(LoadError(format!("{id:?} holds another kind of row")))
-    }
-
-    fn interface_to_load(&mut self, id: InterfaceId) -> Result<&mut Interface, LoadError> {
-        self.interfaces.get_mut(&id).ok_or_else(|| LoadError(format!("rows of interface {id}, which has no configuration")))
-    }
-
-    fn load_interface(&mut self, id: InterfaceId, row: ConfigRow) -> Result<(), LoadError> {
-        let interface = Interface::new(id, row);
-        if self.names.insert(Arc::clone(&interface.name), id).is_some() {
-            return Err(LoadError(format!("two interfaces are called {:?}", interface.name)));
-        }
-        self.interfaces.insert(id, interface);
-        Ok(())
+        crate::load::load(rows)
     }
 }
 
@@ -229,7 +202,10 @@ impl Interface {
             };
             mutations.push(Mutation::Put(Key::Config(self.id), Row::Config(row)));
         }
-        mutations.push(Mutation::Put(Key::Lane(self.id), Row::Lane(self.lane_row())));
+        mutations.push(Mutation::Put(
+            Key::Lane(self.id),
+            Row::Lane(self.lane_row()),
+        ));
         for (number, destination) in self.destinations.iter().enumerate() {
             if dirty.destinations & (1 << number) != 0 {
                 let key = Key::Destination(self.id, destination_number(number));
@@ -241,78 +217,12 @@ impl Interface {
             let id = self.id;
             if let Some(slot) = self.slot_mut(sequence) {
                 slot.dirty = false;
-                mutations.push(Mutation::Put(Key::Slot(id, sequence), Row::Slot(slot.clone())));
+                mutations.push(Mutation::Put(
+                    Key::Slot(id, sequence),
+                    Row::Slot(slot.clone()),
+                ));
             }
         }
-    }
-
-    /// Slots and records come in sequence order; `known_from` decides which records are still known.
-    fn load_row(&mut self, key: Key, row: Row) -> Result<(), LoadError> {
-        match (key, row) {
-            (Key::Lane(_), Row::Lane(row)) => {
-                self.last_sequence = row.last_sequence;
-                self.watermark = row.watermark;
-                self.failed = row.failed;
-                self.filtered = row.filtered;
-                self.forgotten_through = row.forgotten_through;
-                self.redrives = row.redrives;
-                self.loading_known_from(row.known_from);
-            }
-            (Key::Destination(_, number), Row::Destination(row)) => {
-                let there = self.destinations.get_mut(usize::from(number.0));
-                *there.ok_or_else(|| LoadError(format!("destination {number} of {} is not configured", self.name)))? = row;
-            }
-            (Key::Producer(_, name), Row::Producer(row)) => {
-                self.producers.insert(name, row);
-            }
-            (Key::DeadLetter(_, key), Row::DeadLetter(row)) => {
-                self.known.insert(row.message_id, key.sequence);
-                self.dead_letter_bytes += u64::from(row.payload_bytes);
-                *self.bodies.entry(row.body_of).or_default() += 1;
-                self.dead_letters.insert(key, row);
-            }
-            (Key::Slot(_, sequence), Row::Slot(slot)) => {
-                let expected = self.last_sequence.0 + 1 - self.destinations.iter().map(|d| d.checkpoint.0).min().map_or(0, |min| self.last_sequence.0 - min) + self.slots.len() as u64;
-                if sequence.0 != expected {
-                    return Err(LoadError(format!("{} has a slot {sequence} where {expected} belongs", self.name)));
-                }
-                self.known.insert(slot.message_id, sequence);
-                self.slots.push_back(slot);
-            }
-            (Key::Record(_, sequence), Row::Record(row)) => self.load_record(sequence, &row),
-            (key, _) => return Err(LoadError(format!("{key:?} holds another kind of row"))),
-        }
-        Ok(())
-    }
-
-    /// While loading, the known records are counted down from the dirty list's place: there is nothing dirty yet.
-    fn loading_known_from(&mut self, known_from: Sequence) {
-        self.dirty.slots = vec![known_from];
-    }
-
-    fn load_record(&mut self, sequence: Sequence, row: &Record) {
-        if self.dirty.slots.first().is_some_and(|known_from| sequence >= *known_from) {
-            self.known.insert(row.message_id, sequence);
-            self.finished.push_back(Finished { message_id: row.message_id, digest: row.digest, at: row.finished });
-        }
-    }
-
-    fn finish_load(&mut self) -> Result<(), LoadError> {
-        let known_from = self.dirty.slots.pop().unwrap_or(Sequence(1));
-        let through = self.destinations.iter().map(|destination| destination.checkpoint).min().unwrap_or_default();
-        if self.finished_through() != through {
-            let slots = self.slots.len();
-            return Err(LoadError(format!(
-                "{} has {slots} slots, but its sequences {} to {} are not finished",
-                self.name,
-                through.next(),
-                self.last_sequence
-            )));
-        }
-        if self.known_from() != known_from {
-            return Err(LoadError(format!("{} lacks records from {known_from} on", self.name)));
-        }
-        Ok(())
     }
 }
 
@@ -340,6 +250,3 @@ impl Key {
 pub(crate) fn destination_number(index: usize) -> DestinationNumber {
     DestinationNumber(u8::try_from(index).expect("an interface has at most 16 destinations"))
 }
-
-#[allow(dead_code)]
-fn _types(_: Digest, _: MessageId) {}

@@ -1,0 +1,183 @@
+//! `Answer`: what a consumer says to what it was sent.
+
+use super::{Context, Lane};
+use crate::command::{Answer, AnswerKind};
+use crate::ids::{DeadLetterKey, DestinationNumber, Epoch, Sequence};
+use crate::interface::{DeadLetter, Destination, FailCause, Status};
+use crate::mutation::EventKind;
+use crate::reply::{Refusal, Reply};
+
+impl Context<'_> {
+    pub(super) fn answer(&mut self, command: Answer) -> Result<Reply, Refusal> {
+        let mut lane = self.lane(command.interface)?;
+        let (number, sequence) = (command.destination, command.sequence);
+        lane.check_answer(number, command.epoch, sequence)?;
+        match command.kind {
+            AnswerKind::Ack => lane.ack(number, sequence),
+            AnswerKind::Retry { after_ms, reason } => {
+                lane.retry_delivery(number, sequence, after_ms, reason)?
+            }
+            AnswerKind::Reject { reason } => {
+                lane.check_message_at_head(number, sequence)?;
+                lane.destination(number).attempts += 1;
+                lane.reject_delivery(number, sequence, FailCause::DeliveryRejected, reason)?;
+            }
+            AnswerKind::Unavailable { after_ms, reason } => {
+                lane.check_head(number, sequence)?;
+                lane.postpone(number, after_ms, reason);
+            }
+        }
+        Ok(Reply::Answered {
+            checkpoint: lane.destination(number).checkpoint,
+        })
+    }
+}
+
+impl Lane<'_> {
+    fn destination(&mut self, number: DestinationNumber) -> &mut Destination {
+        &mut self.interface.destinations[usize::from(number.0)]
+    }
+
+    fn check_answer(
+        &self,
+        number: DestinationNumber,
+        given: Epoch,
+        sequence: Sequence,
+    ) -> Result<(), Refusal> {
+        let destination = self.interface.known_destination(number)?;
+        if destination.epoch != given || destination.holder.is_none() {
+            return Err(Refusal::WrongEpoch {
+                given,
+                current: destination.epoch,
+            });
+        }
+        let watermark = self.interface.watermark;
+        match sequence <= watermark {
+            true => Ok(()),
+            false => Err(Refusal::NotReleased {
+                given: sequence,
+                watermark,
+            }),
+        }
+    }
+
+    fn check_head(&mut self, number: DestinationNumber, given: Sequence) -> Result<(), Refusal> {
+        let head = self.destination(number).checkpoint.next();
+        match given == head {
+            true => Ok(()),
+            false => Err(Refusal::NotHead { given, head }),
+        }
+    }
+
+    fn check_message_at_head(
+        &mut self,
+        number: DestinationNumber,
+        given: Sequence,
+    ) -> Result<(), Refusal> {
+        self.check_head(number, given)?;
+        let slot = self
+            .interface
+            .slot(given)
+            .expect("what is beyond a checkpoint has a slot");
+        match slot.status {
+            Status::Ready => Ok(()),
+            _ => Err(Refusal::SkipMarker(given)),
+        }
+    }
+
+    fn ack(&mut self, number: DestinationNumber, through: Sequence) {
+        if through > self.destination(number).checkpoint {
+            self.advance(number, through);
+        }
+    }
+
+    fn retry_delivery(
+        &mut self,
+        number: DestinationNumber,
+        sequence: Sequence,
+        after_ms: u64,
+        reason: String,
+    ) -> Result<(), Refusal> {
+        self.check_message_at_head(number, sequence)?;
+        let attempts = self.destination(number).attempts + 1;
+        if attempts >= self.interface.config.destinations[usize::from(number.0)].max_attempts {
+            self.destination(number).attempts = attempts;
+            return self.reject_delivery(number, sequence, FailCause::DeliveryAttempts, reason);
+        }
+        self.destination(number).attempts = attempts;
+        let place = self.interface.destination_name(number).to_owned();
+        self.event(sequence, EventKind::DeliveryRetried, place, reason.clone());
+        self.postpone(number, after_ms, reason);
+        Ok(())
+    }
+
+    /// Nothing is sent for a while, and what was sent before is void.
+    fn postpone(&mut self, number: DestinationNumber, after_ms: u64, reason: String) {
+        let until = self.clock.cluster_time.after_ms(after_ms);
+        let destination = self.destination(number);
+        destination.suspended_until = until;
+        destination.reason = reason;
+        destination.epoch = destination.epoch.next();
+        self.destination_changed(number);
+    }
+
+    /// The message becomes a dead letter for this destination, which goes on behind it.
+    fn reject_delivery(
+        &mut self,
+        number: DestinationNumber,
+        sequence: Sequence,
+        cause: FailCause,
+        reason: String,
+    ) -> Result<(), Refusal> {
+        if self.interface.dead_letters_full() {
+            let (count, bytes) = (
+                self.interface.dead_letters.len(),
+                self.interface.dead_letter_bytes,
+            );
+            return Err(Refusal::DeadLettersFull { count, bytes });
+        }
+        let attempts = self.destination(number).attempts;
+        let failed_at = self.clock.wall_time;
+        let slot = self
+            .interface
+            .slot_mut(sequence)
+            .expect("what is beyond a checkpoint has a slot");
+        slot.rejected.insert(number);
+        let old = slot.redrive_of.as_deref().copied();
+        let letter = DeadLetter {
+            message_id: slot.message_id,
+            digest: slot.digest,
+            stage: slot.stage,
+            cause,
+            attempts,
+            losses: 0,
+            reason: reason.clone(),
+            accepted_at: slot.accepted_at,
+            failed_at,
+            destinations: [number].into_iter().collect(),
+            body_of: slot.body_of,
+            payload_bytes: slot.payload_bytes,
+            header_rows: slot.header_rows,
+            header_bytes: slot.header_bytes,
+            header_count: slot.header_count,
+            stage_times: slot.stage_times.clone(),
+            redriven_as: None,
+            redrive_of: old,
+        };
+        let key = DeadLetterKey {
+            sequence,
+            destination: Some(number),
+        };
+        self.insert_dead_letter(key, letter);
+        if let Some(old) = old {
+            self.remove_dead_letter(old);
+        }
+        self.interface.touch_slot(sequence);
+        let place = self.interface.destination_name(number).to_owned();
+        self.event(sequence, EventKind::DeliveryRejected, place, reason);
+        let destination = self.destination(number);
+        destination.epoch = destination.epoch.next();
+        self.advance(number, sequence);
+        Ok(())
+    }
+}

@@ -1,0 +1,209 @@
+//! `Ingest`: the next sequence of an interface.
+
+use super::{Context, Lane};
+use crate::command::{Ingest, RefuseIngest};
+use crate::ids::{ClusterTime, DestinationSet, MessageId, Sequence, StageNumber, Turn};
+use crate::interface::{Producer, Slot, Status, header_bytes};
+use crate::limits::PRODUCERS_MAX;
+use crate::mutation::{Key, Row};
+use crate::reply::{Refusal, Reply};
+use smallvec::SmallVec;
+
+/// What a producer's own number says of a message.
+enum Numbered {
+    /// It is the next one.
+    Next,
+    /// It is the last one, again: the same answer.
+    Again(Reply),
+}
+
+impl Context<'_> {
+    pub(super) fn ingest(&mut self, command: Ingest) -> Result<Reply, Refusal> {
+        if !self.follows {
+            return Err(Refusal::Superseded);
+        }
+        let mut lane = self.lane(command.interface)?;
+        lane.interface.prune_known(lane.clock.cluster_time);
+        if let Some(sequence) = lane.interface.sequence_of(command.message_id) {
+            return lane.known(&command, sequence);
+        }
+        if let Some((producer, number)) = &command.numbered
+            && let Numbered::Again(reply) = lane.numbered(producer, *number, command.message_id)?
+        {
+            return Ok(reply);
+        }
+        Ok(lane.accept(command))
+    }
+
+    pub(super) fn refuse_ingest(&mut self, command: RefuseIngest) -> Result<Reply, Refusal> {
+        if !self.follows {
+            return Err(Refusal::Superseded);
+        }
+        let mut lane = self.lane(command.interface)?;
+        let (producer, number) = command.numbered;
+        if let Numbered::Again(reply) = lane.numbered(&producer, number, command.message_id)? {
+            return Ok(reply);
+        }
+        lane.consume(producer, number, command.message_id, None);
+        Err(Refusal::ProducerRefused(number))
+    }
+}
+
+impl Lane<'_> {
+    /// A known id gets its first answer; a number that comes with it is used up all the same.
+    fn known(&mut self, command: &Ingest, sequence: Sequence) -> Result<Reply, Refusal> {
+        let same = self.interface.digest_of(sequence) == Some(command.digest);
+        if let Some((producer, number)) = &command.numbered {
+            let last = self
+                .interface
+                .producers
+                .get(producer)
+                .map_or(0, |producer| producer.last);
+            if *number > last + 1 {
+                return Err(Refusal::ProducerGap {
+                    given: *number,
+                    expected: last + 1,
+                });
+            }
+            if *number == last + 1 && self.has_room_for(producer)? {
+                self.consume(
+                    producer.clone(),
+                    *number,
+                    command.message_id,
+                    same.then_some(sequence),
+                );
+            }
+        }
+        match same {
+            true => Ok(Reply::Ingested {
+                sequence,
+                duplicate: true,
+            }),
+            false => Err(Refusal::ConflictingPayload(sequence)),
+        }
+    }
+
+    fn numbered(
+        &self,
+        producer: &str,
+        number: u64,
+        message_id: MessageId,
+    ) -> Result<Numbered, Refusal> {
+        self.has_room_for(producer)?;
+        let known = self.interface.producers.get(producer);
+        let expected = known.map_or(1, |producer| producer.last + 1);
+        if number == expected {
+            return Ok(Numbered::Next);
+        }
+        if number > expected {
+            return Err(Refusal::ProducerGap {
+                given: number,
+                expected,
+            });
+        }
+        match known.filter(|known| known.last == number && known.message_id == message_id) {
+            Some(Producer {
+                sequence: Some(sequence),
+                ..
+            }) => Ok(Numbered::Again(Reply::Ingested {
+                sequence: *sequence,
+                duplicate: true,
+            })),
+            Some(_) => Err(Refusal::ProducerRefused(number)),
+            None => Err(Refusal::ProducerSequenceUsed {
+                given: number,
+                expected,
+            }),
+        }
+    }
+
+    fn has_room_for(&self, producer: &str) -> Result<bool, Refusal> {
+        let producers = &self.interface.producers;
+        match producers.len() < PRODUCERS_MAX || producers.contains_key(producer) {
+            true => Ok(true),
+            false => Err(Refusal::ProducersFull(producers.len())),
+        }
+    }
+
+    fn consume(
+        &mut self,
+        name: String,
+        number: u64,
+        message_id: MessageId,
+        sequence: Option<Sequence>,
+    ) {
+        let producer = Producer {
+            last: number,
+            message_id,
+            sequence,
+        };
+        self.put(
+            Key::Producer(self.interface.id, name.clone()),
+            Row::Producer(producer.clone()),
+        );
+        self.interface.producers.insert(name, producer);
+    }
+
+    fn accept(&mut self, command: Ingest) -> Reply {
+        let sequence = self.interface.last_sequence.next();
+        let id = self.interface.id;
+        let (count, bytes) = (command.headers.len(), header_bytes(&command.headers));
+        let payload_bytes = command.payload.len();
+        self.put(Key::Payload(id, sequence), Row::Payload(command.payload));
+        if count > 0 {
+            self.put(Key::Headers(id, sequence, 0), Row::Headers(command.headers));
+        }
+        if let Some((producer, number)) = command.numbered {
+            self.consume(producer, number, command.message_id, Some(sequence));
+        }
+        self.append(Slot {
+            message_id: command.message_id,
+            digest: command.digest,
+            accepted_at: self.clock.wall_time,
+            not_before: ClusterTime(0),
+            body_of: sequence,
+            redrive_of: None,
+            stage_times: SmallVec::new(),
+            turn: Turn(1),
+            turn_entered: Turn(1),
+            payload_bytes: u32::try_from(payload_bytes)
+                .expect("a payload is within its limit when proposed"),
+            header_rows: u64::from(count > 0),
+            header_bytes: u16::try_from(bytes)
+                .expect("headers are within their limit when proposed"),
+            header_count: u8::try_from(count)
+                .expect("headers are within their limit when proposed"),
+            stage: StageNumber(0),
+            status: Status::Pending,
+            attempts: 0,
+            losses: 0,
+            destinations: DestinationSet::ALL,
+            rejected: DestinationSet::NONE,
+            dirty: false,
+        });
+        Reply::Ingested {
+            sequence,
+            duplicate: false,
+        }
+    }
+
+    /// A new message at the tail. One that has no stage before it is READY.
+    pub(super) fn append(&mut self, mut slot: Slot) {
+        let interface = &mut *self.interface;
+        let sequence = interface.last_sequence.next();
+        let pending = usize::from(slot.stage.0) < interface.config.stages.len();
+        slot.status = if pending {
+            Status::Pending
+        } else {
+            Status::Ready
+        };
+        interface.known.insert(slot.message_id, sequence);
+        interface.slots.push_back(slot);
+        interface.last_sequence = sequence;
+        interface.touch_slot(sequence);
+        match pending {
+            true => self.work(sequence),
+            false => self.release(),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! `CreateInterface` and `UpdateInterface`.
+
+use super::Context;
+use crate::command::{CreateInterface, UpdateInterface};
+use crate::config::InterfaceConfig;
+use crate::effect::Effect;
+use crate::ids::Incarnation;
+use crate::interface::{Destination, Interface};
+use crate::mutation::{ConfigRow, Key};
+use crate::reply::{Refusal, Reply};
+use crate::state::destination_number;
+use std::sync::Arc;
+
+impl Context<'_> {
+    pub(super) fn create_interface(&mut self, command: CreateInterface) -> Result<Reply, Refusal> {
+        if self.state.names.contains_key(command.name.as_str()) {
+            return Err(Refusal::InterfaceExists(command.name));
+        }
+        let id = command.interface;
+        let row = ConfigRow {
+            name: command.name,
+            incarnation: Incarnation(1),
+            config_version: 1,
+            config: command.config,
+        };
+        let mut interface = Interface::new(id, row);
+        interface.touch_config();
+        self.state.names.insert(Arc::clone(&interface.name), id);
+        self.state.interfaces.insert(id, interface);
+        self.lane(id)?.effect(Effect::Interface { interface: id });
+        Ok(Reply::Configured {
+            interface: id,
+            config_version: 1,
+        })
+    }
+
+    pub(super) fn update_interface(&mut self, command: UpdateInterface) -> Result<Reply, Refusal> {
+        let mut lane = self.lane(command.interface)?;
+        let (given, current) = (command.config_version, lane.interface.config_version);
+        if given != current {
+            return Err(Refusal::ConfigVersion { given, current });
+        }
+        lane.interface.check_drained_for(&command.config)?;
+        for gone in command.config.destinations.len()..lane.interface.destinations.len() {
+            lane.delete(Key::Destination(
+                command.interface,
+                destination_number(gone),
+            ));
+        }
+        lane.interface.configure(command.config);
+        for number in 0..lane.interface.destinations.len() {
+            lane.destination_changed(destination_number(number));
+        }
+        lane.effect(Effect::Interface {
+            interface: command.interface,
+        });
+        // A higher cap may let a failed message out.
+        lane.release();
+        Ok(Reply::Configured {
+            interface: command.interface,
+            config_version: current + 1,
+        })
+    }
+}
+
+impl Interface {
+    fn touch_config(&mut self) {
+        self.dirty.config = true;
+        for number in 0..self.destinations.len() {
+            self.touch_destination(destination_number(number));
+        }
+    }
+
+    /// Stages change, and destinations go, only when nothing refers to them by number.
+    fn check_drained_for(&self, config: &InterfaceConfig) -> Result<(), Refusal> {
+        let stages = |config: &InterfaceConfig| {
+            config
+                .stages
+                .iter()
+                .map(|s| s.name.clone())
+                .collect::<Vec<_>>()
+        };
+        let names = |config: &InterfaceConfig| {
+            config
+                .destinations
+                .iter()
+                .map(|d| d.name.clone())
+                .collect::<Vec<_>>()
+        };
+        let change = if stages(config) != stages(&self.config) {
+            "changing stages"
+        } else if !names(config).starts_with(&names(&self.config)) {
+            "removing or reordering destinations"
+        } else {
+            return Ok(());
+        };
+        let undelivered = self.last_sequence.0 - self.finished_through().0;
+        let dead_letters = self.dead_letters.len() as u64;
+        match undelivered == 0 && dead_letters == 0 {
+            true => Ok(()),
+            false => Err(Refusal::NotDrained {
+                change: change.to_owned(),
+                undelivered,
+                dead_letters,
+            }),
+        }
+    }
+
+    /// Takes a configuration over; a destination keeps its state by its name, a new one begins at the watermark.
+    fn configure(&mut self, config: InterfaceConfig) {
+        let new = Destination {
+            checkpoint: self.watermark,
+            ..Destination::default()
+        };
+        let state_of = |name: &str| match self.config.destination_number(name) {
+            Some(number) => self.destinations[usize::from(number.0)].clone(),
+            None => new.clone(),
+        };
+        self.destinations = config
+            .destinations
+            .iter()
+            .map(|destination| state_of(&destination.name))
+            .collect();
+        self.config = Arc::new(config);
+        self.config_version += 1;
+        self.touch_config();
+    }
+}

@@ -1,0 +1,279 @@
+//! One file per command; here is the choice between them and what they share.
+
+mod answer;
+mod dead_letter;
+mod forget;
+mod grant;
+mod ingest;
+mod interface;
+mod report;
+
+use crate::command::Command;
+use crate::effect::Effect;
+use crate::ids::{DeadLetterKey, DestinationNumber, InterfaceId, Sequence, StageNumber};
+use crate::interface::{DeadLetter, FailCause, Interface};
+use crate::mutation::{ClockRow, EventKind, EventRow, Key, Mutation, Row};
+use crate::reply::{Refusal, Reply};
+use crate::state::State;
+
+/// One command on its way through the state.
+pub(crate) struct Context<'a> {
+    state: &'a mut State,
+    effects: &'a mut Vec<Effect>,
+    /// The entry's place in the log and the command's in its entry: the names of its events.
+    index: u64,
+    n: u32,
+    /// Whether ingests may be executed.
+    follows: bool,
+}
+
+/// One interface, with what a command needs beside it.
+pub(crate) struct Lane<'a> {
+    pub(crate) interface: &'a mut Interface,
+    pub(crate) clock: ClockRow,
+    mutations: &'a mut Vec<Mutation>,
+    effects: &'a mut Vec<Effect>,
+    index: u64,
+    n: u32,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(
+        state: &'a mut State,
+        effects: &'a mut Vec<Effect>,
+        index: u64,
+        n: u32,
+        follows: bool,
+    ) -> Self {
+        Self {
+            state,
+            effects,
+            index,
+            n,
+            follows,
+        }
+    }
+
+    pub(crate) fn run(&mut self, command: Command) -> Reply {
+        let reply = match command {
+            Command::Ingest(command) => self.ingest(command),
+            Command::RefuseIngest(command) => self.refuse_ingest(command),
+            Command::Report(command) => self.report(command),
+            Command::Loss(command) => self.loss(command),
+            Command::Grant(command) => self.grant(command),
+            Command::GrantEnd(command) => self.grant_end(&command),
+            Command::Answer(command) => self.answer(command),
+            Command::CreateInterface(command) => self.create_interface(command),
+            Command::UpdateInterface(command) => self.update_interface(command),
+            Command::DiscardDeadLetter(command) => self.discard_dead_letter(&command),
+            Command::RedriveDeadLetter(command) => self.redrive_dead_letter(&command),
+            Command::ForgetFinished(command) => self.forget_finished(&command),
+        };
+        reply.unwrap_or_else(Reply::Refused)
+    }
+
+    fn lane(&mut self, id: InterfaceId) -> Result<Lane<'_>, Refusal> {
+        let interface = self
+            .state
+            .interfaces
+            .get_mut(&id)
+            .ok_or(Refusal::UnknownInterface(id))?;
+        if !interface.dirty.listed {
+            interface.dirty.listed = true;
+            self.state.dirty.push(id);
+        }
+        Ok(Lane {
+            interface,
+            clock: self.state.clock,
+            mutations: &mut self.state.mutations,
+            effects: self.effects,
+            index: self.index,
+            n: self.n,
+        })
+    }
+}
+
+/// Why a message fails now.
+pub(crate) struct Failure {
+    pub(crate) cause: FailCause,
+    pub(crate) reason: String,
+}
+
+impl Lane<'_> {
+    pub(crate) fn put(&mut self, key: Key, row: Row) {
+        self.mutations.push(Mutation::Put(key, row));
+    }
+
+    pub(crate) fn delete(&mut self, key: Key) {
+        self.mutations.push(Mutation::Delete(key));
+    }
+
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(crate) fn work(&mut self, sequence: Sequence) {
+        let interface = self.interface.id;
+        self.effect(Effect::Work {
+            interface,
+            sequence,
+        });
+    }
+
+    pub(crate) fn destination_changed(&mut self, destination: DestinationNumber) {
+        self.interface.touch_destination(destination);
+        let interface = self.interface.id;
+        self.effect(Effect::Destination {
+            interface,
+            destination,
+        });
+    }
+
+    /// Writes down something out of the ordinary. A command writes at most one event about a sequence.
+    pub(crate) fn event(
+        &mut self,
+        sequence: Sequence,
+        kind: EventKind,
+        place: String,
+        reason: String,
+    ) {
+        let row = EventRow {
+            kind,
+            at: self.clock.wall_time,
+            place,
+            reason,
+        };
+        let key = Key::Event(self.interface.id, sequence, self.index, self.n);
+        self.put(key, Row::Event(row));
+    }
+
+    /// Fails a PENDING message for good: it becomes a dead letter, and a skip marker once it is released.
+    pub(crate) fn fail(&mut self, sequence: Sequence, failure: Failure) {
+        let failed_at = self.clock.wall_time;
+        let slot = self
+            .interface
+            .slot_mut(sequence)
+            .expect("the caller has just read the slot");
+        slot.status = crate::Status::Failed(failure.cause);
+        let old = slot.redrive_of.as_deref().copied();
+        let letter = DeadLetter {
+            message_id: slot.message_id,
+            digest: slot.digest,
+            stage: slot.stage,
+            cause: failure.cause,
+            attempts: u32::from(slot.attempts),
+            losses: u32::from(slot.losses),
+            reason: failure.reason,
+            accepted_at: slot.accepted_at,
+            failed_at,
+            destinations: slot.destinations,
+            body_of: slot.body_of,
+            payload_bytes: slot.payload_bytes,
+            header_rows: slot.header_rows,
+            header_bytes: slot.header_bytes,
+            header_count: slot.header_count,
+            stage_times: slot.stage_times.clone(),
+            redriven_as: None,
+            redrive_of: old,
+        };
+        let key = DeadLetterKey {
+            sequence,
+            destination: None,
+        };
+        self.insert_dead_letter(key, letter);
+        if let Some(old) = old.filter(|old| *old != key) {
+            self.remove_dead_letter(old);
+        }
+        self.interface.touch_slot(sequence);
+        self.release();
+    }
+
+    /// A dead letter under the same key, which this one's message redrove, is replaced.
+    pub(crate) fn insert_dead_letter(&mut self, key: DeadLetterKey, letter: DeadLetter) {
+        let interface = &mut *self.interface;
+        interface.dead_letter_bytes += u64::from(letter.payload_bytes);
+        *interface.bodies.entry(letter.body_of).or_default() += 1;
+        let id = interface.id;
+        let replaced = interface.dead_letters.insert(key, letter.clone());
+        self.put(Key::DeadLetter(id, key), Row::DeadLetter(letter));
+        if let Some(replaced) = replaced {
+            self.let_go(&replaced);
+        }
+    }
+
+    /// Removes a dead letter that is resolved or replaced; its body goes when nobody else needs it.
+    pub(crate) fn remove_dead_letter(&mut self, key: DeadLetterKey) {
+        let Some(letter) = self.interface.dead_letters.remove(&key) else {
+            return;
+        };
+        let id = self.interface.id;
+        self.delete(Key::DeadLetter(id, key));
+        self.let_go(&letter);
+        let gone = self
+            .interface
+            .dead_letters_of(key.sequence)
+            .next()
+            .is_none();
+        if !gone {
+            return;
+        }
+        if key.sequence < self.interface.known_from() {
+            self.interface.forget_id(letter.message_id, key.sequence);
+        }
+        if key.sequence <= self.interface.forgotten_through {
+            self.mutations.push(Mutation::Forget {
+                interface: id,
+                from: key.sequence,
+                through: key.sequence,
+            });
+        }
+    }
+
+    /// A dead letter no longer counts, nor needs its body.
+    fn let_go(&mut self, letter: &DeadLetter) {
+        let interface = &mut *self.interface;
+        interface.dead_letter_bytes -= u64::from(letter.payload_bytes);
+        let count = interface
+            .bodies
+            .get_mut(&letter.body_of)
+            .expect("every dead letter is counted");
+        *count -= 1;
+        if *count == 0 {
+            interface.bodies.remove(&letter.body_of);
+            self.drop_body(letter.body_of, letter.header_rows);
+        }
+    }
+
+    /// Deletes a body unless a dead letter or its own unfinished message needs it.
+    pub(crate) fn drop_body(&mut self, body_of: Sequence, header_rows: u64) {
+        if self.interface.bodies.contains_key(&body_of) || self.interface.slot(body_of).is_some() {
+            return;
+        }
+        let id = self.interface.id;
+        self.delete(Key::Payload(id, body_of));
+        for row in (0u8..64).filter(|row| header_rows & (1 << row) != 0) {
+            self.delete(Key::Headers(id, body_of, row));
+        }
+    }
+
+    /// The stage's name, as it is called now.
+    pub(crate) fn stage_name(&self, stage: StageNumber) -> String {
+        self.interface.stage_name(stage).to_owned()
+    }
+}
+
+impl Interface {
+    /// No longer recognises an id, unless it has been given a later sequence.
+    pub(crate) fn forget_id(&mut self, message_id: crate::MessageId, sequence: Sequence) {
+        if self.known.get(&message_id) == Some(&sequence) {
+            self.known.remove(&message_id);
+        }
+    }
+
+    /// Whether the dead letters are at their cap: then nothing that failed is released, rather than one be lost.
+    #[must_use]
+    pub fn dead_letters_full(&self) -> bool {
+        self.dead_letters.len() > self.config.dead_letters_max as usize
+            || self.dead_letter_bytes > self.config.dead_letter_bytes_max
+    }
+}

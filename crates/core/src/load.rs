@@ -1,0 +1,148 @@
+//! The state, rebuilt from its stored rows.
+
+use crate::ids::{InterfaceId, Sequence};
+use crate::interface::{Finished, Interface};
+use crate::mutation::{ConfigRow, Key, Record, Row};
+use crate::state::State;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The stored rows are not a state.
+#[derive(Debug, thiserror::Error)]
+#[error("the stored state is damaged: {0}")]
+pub struct LoadError(String);
+
+/// A state in the making, and per interface where its known records begin.
+#[derive(Default)]
+struct Loader {
+    state: State,
+    known_from: BTreeMap<InterfaceId, Sequence>,
+}
+
+pub(crate) fn load(rows: impl Iterator<Item = (Key, Row)>) -> Result<State, LoadError> {
+    let mut loader = Loader::default();
+    for (key, row) in rows {
+        loader.row(key, row)?;
+    }
+    for interface in loader.state.interfaces.values() {
+        check(interface, loader.known_from.get(&interface.id).copied())?;
+    }
+    Ok(loader.state)
+}
+
+impl Loader {
+    fn row(&mut self, key: Key, row: Row) -> Result<(), LoadError> {
+        match (key, row) {
+            (Key::Clock, Row::Clock(clock)) => self.state.clock = clock,
+            (Key::Config(id), Row::Config(row)) => self.interface(id, row)?,
+            (Key::Lane(id), Row::Lane(row)) => {
+                self.known_from.insert(id, row.known_from);
+                let interface = self.get(id)?;
+                interface.last_sequence = row.last_sequence;
+                interface.watermark = row.watermark;
+                interface.failed = row.failed;
+                interface.filtered = row.filtered;
+                interface.forgotten_through = row.forgotten_through;
+                interface.redrives = row.redrives;
+            }
+            (Key::Destination(id, number), Row::Destination(row)) => {
+                let interface = self.get(id)?;
+                let there = interface.destinations.get_mut(usize::from(number.0));
+                *there.ok_or_else(|| {
+                    LoadError(format!("interface {id} has no destination {number}"))
+                })? = row;
+            }
+            (Key::Producer(id, name), Row::Producer(row)) => {
+                self.get(id)?.producers.insert(name, row);
+            }
+            (Key::DeadLetter(id, key), Row::DeadLetter(row)) => {
+                let interface = self.get(id)?;
+                interface.known.insert(row.message_id, key.sequence);
+                interface.dead_letter_bytes += u64::from(row.payload_bytes);
+                *interface.bodies.entry(row.body_of).or_default() += 1;
+                interface.dead_letters.insert(key, row);
+            }
+            (Key::Slot(id, sequence), Row::Slot(slot)) => {
+                let interface = self.get(id)?;
+                let expected = interface.slowest_checkpoint().0 + 1 + interface.slots.len() as u64;
+                if sequence.0 != expected {
+                    return Err(LoadError(format!(
+                        "interface {id} has slot {sequence} where {expected} belongs"
+                    )));
+                }
+                interface.known.insert(slot.message_id, sequence);
+                interface.slots.push_back(slot);
+            }
+            (Key::Record(id, sequence), Row::Record(row)) => self.record(id, sequence, &row)?,
+            // Payloads, headers and events stay in the store.
+            (Key::Payload(..), Row::Payload(_))
+            | (Key::Headers(..), Row::Headers(_))
+            | (Key::Event(..), Row::Event(_)) => {}
+            (key, _) => return Err(LoadError(format!("{key:?} holds another kind of row"))),
+        }
+        Ok(())
+    }
+
+    fn get(&mut self, id: InterfaceId) -> Result<&mut Interface, LoadError> {
+        let interface = self.state.interfaces.get_mut(&id);
+        interface.ok_or_else(|| LoadError(format!("interface {id} has rows, but no configuration")))
+    }
+
+    fn interface(&mut self, id: InterfaceId, row: ConfigRow) -> Result<(), LoadError> {
+        let interface = Interface::new(id, row);
+        if self
+            .state
+            .names
+            .insert(Arc::clone(&interface.name), id)
+            .is_some()
+        {
+            return Err(LoadError(format!(
+                "two interfaces are called {:?}",
+                interface.name
+            )));
+        }
+        self.state.interfaces.insert(id, interface);
+        Ok(())
+    }
+
+    /// Records come in sequence order; those before `known_from` are only shown to people.
+    fn record(
+        &mut self,
+        id: InterfaceId,
+        sequence: Sequence,
+        row: &Record,
+    ) -> Result<(), LoadError> {
+        let known = self
+            .known_from
+            .get(&id)
+            .is_some_and(|from| sequence >= *from);
+        let interface = self.get(id)?;
+        if known {
+            interface.known.insert(row.message_id, sequence);
+            interface.finished.push_back(Finished {
+                message_id: row.message_id,
+                digest: row.digest,
+                at: row.finished,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn check(interface: &Interface, known_from: Option<Sequence>) -> Result<(), LoadError> {
+    let name = &interface.name;
+    let known_from = known_from.ok_or_else(|| LoadError(format!("{name} lacks its counters")))?;
+    let (through, slots) = (interface.slowest_checkpoint(), interface.slots.len() as u64);
+    if through.0 + slots != interface.last_sequence.0 {
+        let last = interface.last_sequence;
+        return Err(LoadError(format!(
+            "{name} has {slots} slots for the sequences after {through} through {last}"
+        )));
+    }
+    match known_from.0 + interface.finished.len() as u64 == through.0 + 1 {
+        true => Ok(()),
+        false => Err(LoadError(format!(
+            "{name} lacks records from {known_from} to {through}"
+        ))),
+    }
+}

@@ -1,0 +1,164 @@
+//! Release: what follows from a message's outcome for those behind it.
+
+use crate::apply::Lane;
+use crate::effect::Effect;
+use crate::ids::{DestinationNumber, Sequence};
+use crate::interface::{Finished, Interface, Slot, Status};
+use crate::limits::DEDUP_MS;
+use crate::mutation::{Key, Record, Row};
+use crate::state::destination_number;
+
+impl Lane<'_> {
+    /// Moves the watermark over every outcome that is final, and the checkpoints over what is not meant for them.
+    pub(crate) fn release(&mut self) {
+        let interface = &mut *self.interface;
+        let before = interface.watermark;
+        while let Some(slot) = interface.slot(interface.watermark.next()) {
+            match slot.status {
+                Status::Pending => break,
+                Status::Failed(_) if interface.dead_letters_full() => break,
+                Status::Failed(_) => interface.failed += 1,
+                Status::Filtered => interface.filtered += 1,
+                Status::Ready => {}
+            }
+            interface.watermark = interface.watermark.next();
+        }
+        if interface.watermark == before {
+            return;
+        }
+        let id = interface.id;
+        self.effect(Effect::Released { interface: id });
+        for number in 0..self.interface.destinations.len() {
+            self.pass_over(destination_number(number));
+        }
+        self.finish();
+    }
+
+    /// Everything through `through`, which is released, is done for a destination.
+    pub(crate) fn advance(&mut self, number: DestinationNumber, through: Sequence) {
+        let from = self.interface.destinations[usize::from(number.0)].checkpoint;
+        let (mut delivered, mut skipped) = (0, 0);
+        for sequence in from.0 + 1..=through.0 {
+            let slot = self
+                .interface
+                .slot(Sequence(sequence))
+                .expect("what is beyond a checkpoint has a slot");
+            match (slot.destinations.contains(number), slot.status) {
+                (false, _) => {}
+                (true, Status::Ready) if !slot.rejected.contains(number) => delivered += 1,
+                (true, _) => skipped += 1,
+            }
+        }
+        let now = self.clock.cluster_time;
+        let destination = &mut self.interface.destinations[usize::from(number.0)];
+        destination.checkpoint = through;
+        destination.delivered += delivered;
+        destination.skipped += skipped;
+        destination.attempts = 0;
+        destination.suspended_until = destination.suspended_until.min(now);
+        destination.reason.clear();
+        self.pass_over(number);
+        self.destination_changed(number);
+        self.finish();
+    }
+
+    /// Moves a checkpoint over released sequences that are meant for other destinations only.
+    fn pass_over(&mut self, number: DestinationNumber) {
+        let interface = &mut *self.interface;
+        let before = interface.destinations[usize::from(number.0)].checkpoint;
+        let mut checkpoint = before;
+        while checkpoint < interface.watermark {
+            let slot = interface
+                .slot(checkpoint.next())
+                .expect("what is beyond a checkpoint has a slot");
+            if slot.destinations.contains(number) {
+                break;
+            }
+            checkpoint = checkpoint.next();
+        }
+        if checkpoint != before {
+            interface.destinations[usize::from(number.0)].checkpoint = checkpoint;
+            self.destination_changed(number);
+        }
+    }
+
+    /// Lets go of the messages that every destination is done with.
+    fn finish(&mut self) {
+        let through = self.interface.slowest_checkpoint();
+        while self.interface.finished_through() < through {
+            let sequence = self.interface.finished_through().next();
+            let slot = self
+                .interface
+                .slots
+                .pop_front()
+                .expect("what is beyond the slowest checkpoint has a slot");
+            self.finish_one(sequence, slot);
+        }
+        self.interface.prune_known(self.clock.cluster_time);
+    }
+
+    fn finish_one(&mut self, sequence: Sequence, slot: Slot) {
+        let id = self.interface.id;
+        let at = self.clock.cluster_time;
+        self.interface.finished.push_back(Finished {
+            message_id: slot.message_id,
+            digest: slot.digest,
+            at,
+        });
+        if let Some(redriven) = slot.redrive_of.as_deref() {
+            // A redrive that failed has replaced its dead letter already, under this key or another.
+            let resolved = self
+                .interface
+                .dead_letters
+                .get(redriven)
+                .is_some_and(|l| l.redriven_as == Some(sequence));
+            if resolved {
+                self.remove_dead_letter(*redriven);
+            }
+        }
+        self.drop_body(slot.body_of, slot.header_rows);
+        self.delete(Key::Slot(id, sequence));
+        let record = Record {
+            message_id: slot.message_id,
+            digest: slot.digest,
+            status: slot.status,
+            destinations: slot.destinations,
+            rejected: slot.rejected,
+            config_version: self.interface.config_version,
+            accepted_at: slot.accepted_at,
+            stage_times: slot.stage_times,
+            finished_at: self.clock.wall_time,
+            finished: at,
+            redrive_of: slot.redrive_of.map(|key| *key),
+            payload_bytes: slot.payload_bytes,
+        };
+        self.put(Key::Record(id, sequence), Row::Record(record));
+    }
+}
+
+impl Interface {
+    /// The checkpoint of the slowest destination.
+    #[must_use]
+    pub fn slowest_checkpoint(&self) -> Sequence {
+        self.destinations
+            .iter()
+            .map(|destination| destination.checkpoint)
+            .min()
+            .unwrap_or(self.watermark)
+    }
+
+    /// Keeps the last `dedup_messages` finished messages of the last 24 h, and the ids of dead letters.
+    pub(crate) fn prune_known(&mut self, now: crate::ClusterTime) {
+        while let Some(oldest) = self.finished.front() {
+            let young = now <= oldest.at.after_ms(DEDUP_MS);
+            if young && self.finished.len() <= self.config.dedup_messages as usize {
+                break;
+            }
+            let (message_id, sequence) = (oldest.message_id, self.known_from());
+            self.finished.pop_front();
+            if self.dead_letters_of(sequence).next().is_none() {
+                self.forget_id(message_id, sequence);
+            }
+        }
+    }
+}
