@@ -1,5 +1,9 @@
 //! Ordo's protocol: the generated code and its conversions to and from the state machine's types.
 
+pub mod convert;
+pub mod entry;
+pub mod status;
+
 /// The public protocol, `ordo.v1`.
 #[allow(missing_docs, clippy::all, reason = "generated; documented in proto/")]
 pub mod v1 {
