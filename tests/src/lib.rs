@@ -1,1 +1,26 @@
-//! tests
+//! What the end-to-end tests share: clusters of real `ordo serve` processes on loopback, and bounded waiting.
+
+mod process;
+
+pub use process::{Node, Nodes, free_addresses, ordo};
+
+use std::time::Duration;
+
+/// How long a test waits for a condition before it fails. Far longer than anything takes, since machines are shared;
+/// nothing is ever measured against it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Polls `condition` until it gives a value.
+///
+/// # Panics
+/// When it gives none within [`PATIENCE`]; names `what` was waited for.
+pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited {PATIENCE:?} for: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
