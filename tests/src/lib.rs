@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: clusters of real `ordo serve` processes on loopback, and bounded waiting.
 
+pub mod load;
 mod process;
 
 pub use process::{Node, Nodes, free_addresses, ordo};
