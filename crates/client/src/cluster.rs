@@ -1,0 +1,249 @@
+//! What is known of the cluster: its nodes' addresses and who leads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
+use tonic::transport::Channel;
+use uuid::Uuid;
+
+use crate::admin::Admin;
+use crate::connector::{Connect, TcpConnector, endpoint};
+use crate::consumer::ConsumerBuilder;
+use crate::error::ConnectError;
+use crate::producer::ProducerBuilder;
+use crate::worker::WorkerBuilder;
+
+/// Addresses remembered at most, those given and those learned from hints together.
+const ADDRESSES_MAX: usize = 64;
+
+/// A cluster of Ordo nodes. Cheap to clone; all clones share what they learn about the leader.
+#[derive(Clone)]
+pub struct Cluster {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connector: Box<dyn Connect>,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    /// Those given first, then those learned.
+    addresses: Vec<String>,
+    leader: Option<String>,
+    /// Channels of calls that share a connection; streams have connections of their own.
+    channels: BTreeMap<String, Channel>,
+    random: StdRng,
+}
+
+impl Cluster {
+    /// A cluster known by the addresses ("host:port") of any of its nodes. Connects when it is first used.
+    ///
+    /// # Errors
+    /// No address is given, or one can't be used.
+    pub fn connect<A>(addresses: impl IntoIterator<Item = A>) -> Result<Self, ConnectError>
+    where
+        A: Into<String>,
+    {
+        Self::builder().addresses(addresses).build()
+    }
+
+    /// A cluster with settings of its own.
+    #[must_use]
+    pub fn builder() -> ClusterBuilder {
+        ClusterBuilder {
+            addresses: Vec::new(),
+            connector: Box::new(TcpConnector),
+            seed: None,
+        }
+    }
+
+    /// A producer with its defaults.
+    #[must_use]
+    pub fn producer(&self) -> ProducerBuilder {
+        ProducerBuilder::new(self.clone())
+    }
+
+    /// A worker, to be given its stages.
+    #[must_use]
+    pub fn worker(&self) -> WorkerBuilder {
+        WorkerBuilder::new(self.clone())
+    }
+
+    /// A consumer, to be given its subscriptions.
+    #[must_use]
+    pub fn consumer(&self) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.clone())
+    }
+
+    /// Administrative calls.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.clone())
+    }
+
+    /// A random UUID (version 4) from the cluster's own generator, so that a seeded program repeats.
+    #[must_use]
+    pub fn random_uuid(&self) -> Uuid {
+        let mut bytes = [0; 16];
+        self.known().random.fill_bytes(&mut bytes);
+        uuid::Builder::from_random_bytes(bytes).into_uuid()
+    }
+
+    /// Between half of `duration` and all of it, so that clients do not come back all at once.
+    pub(crate) fn jittered(&self, duration: Duration) -> Duration {
+        duration.mul_f64(self.known().random.random_range(0.5..=1.0))
+    }
+
+    /// A number below `bound`; 0 when that is 0.
+    pub(crate) fn random_below(&self, bound: usize) -> usize {
+        if bound == 0 {
+            0
+        } else {
+            self.known().random.random_range(0..bound)
+        }
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.known().addresses.clone()
+    }
+
+    pub(crate) fn leader(&self) -> Option<String> {
+        self.known().leader.clone()
+    }
+
+    pub(crate) fn set_leader(&self, address: &str) {
+        let mut known = self.known();
+        if known.leader.as_deref() != Some(address) {
+            known.leader = Some(address.to_owned());
+        }
+        if !known.addresses.iter().any(|known| known == address)
+            && known.addresses.len() < ADDRESSES_MAX
+        {
+            known.addresses.push(address.to_owned());
+        }
+    }
+
+    /// Forgets that `address` leads, if that is what was thought.
+    pub(crate) fn forget_leader(&self, address: &str) {
+        let mut known = self.known();
+        if known.leader.as_deref() == Some(address) {
+            known.leader = None;
+        }
+    }
+
+    /// A new connection, for one stream: another stream that is not read can't fill its flow-control window.
+    pub(crate) fn channel(&self, address: &str) -> Result<Channel, ConnectError> {
+        self.shared.connector.channel(address)
+    }
+
+    /// The connection that calls share.
+    pub(crate) fn shared_channel(&self, address: &str) -> Result<Channel, ConnectError> {
+        if let Some(channel) = self.known().channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let channel = self.channel(address)?;
+        let mut known = self.known();
+        if known.channels.len() >= ADDRESSES_MAX {
+            known.channels.clear();
+        }
+        Ok(known
+            .channels
+            .entry(address.to_owned())
+            .or_insert(channel)
+            .clone())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Nothing in there can be left half changed by a panic.
+        self.shared
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = self.known();
+        f.debug_struct("Cluster")
+            .field("addresses", &known.addresses)
+            .field("leader", &known.leader)
+            .finish()
+    }
+}
+
+/// Settings of a [`Cluster`].
+pub struct ClusterBuilder {
+    addresses: Vec<String>,
+    connector: Box<dyn Connect>,
+    seed: Option<u64>,
+}
+
+impl ClusterBuilder {
+    /// Adds addresses of nodes; any of the cluster's will do.
+    #[must_use]
+    pub fn addresses<A>(mut self, addresses: impl IntoIterator<Item = A>) -> Self
+    where
+        A: Into<String>,
+    {
+        self.addresses.extend(addresses.into_iter().map(Into::into));
+        self
+    }
+
+    /// Connects in another way than over TCP.
+    #[must_use]
+    pub fn connector(mut self, connector: impl Connect) -> Self {
+        self.connector = Box::new(connector);
+        self
+    }
+
+    /// Seeds the generator that jitter and new ids are drawn from, so that a simulation repeats. Two programs with
+    /// one seed choose the same message ids: never do this outside tests.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// The cluster. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// No address was given, or one can't be used.
+    pub fn build(self) -> Result<Cluster, ConnectError> {
+        if self.addresses.is_empty() {
+            return Err(ConnectError::NoAddress);
+        }
+        for address in &self.addresses {
+            endpoint(address)?;
+        }
+        let random = self
+            .seed
+            .map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
+        let known = Known {
+            addresses: self.addresses,
+            leader: None,
+            channels: BTreeMap::new(),
+            random,
+        };
+        Ok(Cluster {
+            shared: Arc::new(Shared {
+                connector: self.connector,
+                known: Mutex::new(known),
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for ClusterBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterBuilder")
+            .field("addresses", &self.addresses)
+            .field("seed", &self.seed)
+            .finish()
+    }
+}

@@ -1,0 +1,175 @@
+//! One (interface, destination), as whoever handles its deliveries sees it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::lane::Lane;
+use super::{Answer, Delivery, GrantState, Shared};
+use crate::error::ConsumeError;
+
+/// The shortest pause before a skip marker, which the cluster can't be asked to send again, is handled again.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+
+/// A subscription. Dropping it gives its grant back.
+pub struct Subscription {
+    lane: Arc<Lane>,
+    shared: Arc<Shared>,
+    lease: watch::Receiver<Option<Instant>>,
+    /// Its end was told.
+    told: bool,
+}
+
+/// What to wait for before the next delivery.
+enum Wait {
+    Delivery,
+    /// There is one, but the cluster has not been heard of for too long to begin it.
+    Lease,
+}
+
+impl Subscription {
+    pub(super) fn new(lane: Arc<Lane>, shared: Arc<Shared>) -> Self {
+        let lease = shared.lease.subscribe();
+        Self {
+            lane,
+            shared,
+            lease,
+            told: false,
+        }
+    }
+
+    /// The next delivery, in sequence order. It need not wait for the answers of those before it; an acknowledgement
+    /// covers all before. None once the consumer is closed, or after an error.
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<Result<Delivery, ConsumeError>> {
+        loop {
+            if self.told || self.shared.is_closing() {
+                return None;
+            }
+            let leased = self
+                .lease
+                .borrow_and_update()
+                .is_some_and(|until| Instant::now() < until);
+            let wait = {
+                let mut state = self.lane.state();
+                if let Some(error) = state.take_end() {
+                    self.told = true;
+                    return Some(Err(error));
+                }
+                if state.has_next() && !leased {
+                    Wait::Lease
+                } else if let Some(received) = Lane::take_next(&mut state) {
+                    drop(state);
+                    return Some(Ok(Delivery::new(
+                        Arc::clone(&self.lane),
+                        Arc::clone(&self.shared),
+                        received,
+                    )));
+                } else {
+                    Wait::Delivery
+                }
+            };
+            self.wait(wait).await;
+        }
+    }
+
+    /// Hands each delivery to `handler`, in order, and gives its answers. A skip marker that is not acknowledged is
+    /// handed over again after the pause; one that is rejected counts as acknowledged. Returns when the consumer is
+    /// closed.
+    ///
+    /// # Errors
+    /// The cluster ended the subscription.
+    pub async fn run(
+        &mut self,
+        mut handler: impl AsyncFnMut(&Delivery) -> Answer,
+    ) -> Result<(), ConsumeError> {
+        while let Some(delivery) = self.next().await {
+            let delivery = delivery?;
+            loop {
+                let answer = handler(&delivery).await;
+                let again = match &answer {
+                    Answer::Retry { after, .. } | Answer::Unavailable { after, .. }
+                        if delivery.is_skip() =>
+                    {
+                        *after
+                    }
+                    Answer::Reject { .. } if delivery.is_skip() => {
+                        delivery.ack();
+                        break;
+                    }
+                    _ => {
+                        if let Err(error) = delivery.answer(answer) {
+                            // It comes again, under the next grant.
+                            tracing::debug!(?delivery, %error, "answer not given");
+                        }
+                        break;
+                    }
+                };
+                sleep(again.max(PAUSE_MIN)).await;
+                if !self.may_begin().await || !self.lane.is_epoch(delivery.epoch()) {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> GrantState {
+        self.lane.state().standing.clone()
+    }
+
+    /// Waits until a delivery may be begun; false when the consumer is closed meanwhile.
+    async fn may_begin(&mut self) -> bool {
+        loop {
+            if self.shared.is_closing() {
+                return false;
+            }
+            if self
+                .lease
+                .borrow_and_update()
+                .is_some_and(|until| Instant::now() < until)
+            {
+                return true;
+            }
+            self.wait(Wait::Lease).await;
+        }
+    }
+
+    async fn wait(&mut self, wait: Wait) {
+        // The sender lives in `shared`: neither wait can end for want of one. A close moves the lease, too.
+        match wait {
+            Wait::Lease => {
+                let _ = self.lease.changed().await;
+            }
+            Wait::Delivery => {
+                tokio::select! {
+                    biased;
+                    () = self.lane.changed.notified() => {}
+                    _ = self.lease.changed() => {}
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.shared.wanted().unsubscribe.push(self.lane.number);
+        self.shared.arrived.notify_one();
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("to", &self.lane.to)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
