@@ -1,0 +1,237 @@
+//! MLLP in: one listening address is one interface.
+//!
+//! # One message at a time
+//! A connection has one message in flight: its next frame is taken up only after the reply to the last was written.
+//! Many connections may send at once; their messages get sequences in the order in which they were handed over.
+//!
+//! # When a reply is sent
+//! An accept (AA, CA) is written only when the message is on disk on a quorum. A duplicate (same MSH-3, MSH-4, MSH-10
+//! and same bytes) is accepted again. While ingest is refused for the moment (window or backlog full, interface paused,
+//! no leader, a node near its limits) the reply is *delayed*, not an error: the producer tries again by itself, in
+//! order.
+//!
+//! When the sender goes away meanwhile: a message already handed to the producer goes on and may well be accepted, one
+//! that still waited for room in the producer's queue is dropped. Either way the sender has had no accept and sends it
+//! again; it then joins the first try where that is still on its way (see [`intake`]), and is a duplicate otherwise. A
+//! sender that only ended its side of the connection gets its reply if that comes within the time limit of a frame.
+//!
+//! # What ends a connection
+//! Framing errors (after one error reply, where the broken frame's header is whole), a frame that does not end in time,
+//! idleness, a peer that does not take its reply, too many connections. What is framed well and is no HL7 message is
+//! rejected and the connection goes on.
+
+mod intake;
+mod replies;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+pub(crate) use self::intake::{Intake, Lane, Sink};
+pub(crate) use self::replies::ReplyIds;
+
+use crate::ack::{Outcome, Refusal, acknowledge, reject_unreadable};
+use crate::config::InboundConfig;
+use crate::connection::{Connection, ReadError, WriteError};
+use crate::msh::{Msh, MshError};
+use crate::time::Hl7Time;
+
+/// The pause after `accept` failed. Descriptors come back as connections end, not by asking at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Everything the connections of one listening address share.
+pub(crate) struct Inbound<K> {
+    pub(crate) interface: String,
+    pub(crate) limits: InboundConfig,
+    pub(crate) intake: Intake<K>,
+    pub(crate) reply_ids: Arc<ReplyIds>,
+    /// No new connection, no new frame.
+    pub(crate) stop: CancellationToken,
+    /// Waits no longer for anything.
+    pub(crate) abort: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// A header that identifies its message.
+struct Identified<'a> {
+    msh: Msh<'a>,
+    id: Uuid,
+}
+
+fn identify(payload: &[u8]) -> Result<Identified<'_>, MshError> {
+    let msh = Msh::scan(payload)?;
+    let id = msh.message_id()?;
+    Ok(Identified { msh, id })
+}
+
+impl<K: Sink> Inbound<K> {
+    /// Accepts connections until it is stopped.
+    pub(crate) async fn listen(self: Arc<Self>, listener: TcpListener) {
+        let room = Arc::new(Semaphore::new(self.limits.connections));
+        // Told once, not for each of a flood.
+        let mut told_full = false;
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(interface = self.interface, %error, "an MLLP connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+                if !std::mem::replace(&mut told_full, true) {
+                    let limit = self.limits.connections;
+                    tracing::warn!(interface = self.interface, %peer, limit, "MLLP connections are at their limit: more are closed at once");
+                }
+                continue;
+            };
+            told_full = false;
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(interface = self.interface, %peer, %error, "TCP_NODELAY could not be set");
+            }
+            let inbound = Arc::clone(&self);
+            self.tasks.spawn(async move {
+                let connection = Connection::new(stream, inbound.limits.payload_bytes);
+                tokio::select! {
+                    () = inbound.abort.cancelled() => {}
+                    () = inbound.serve(connection, &peer) => {}
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    /// Answers one connection until it ends.
+    pub(crate) async fn serve<S>(
+        &self,
+        mut connection: Connection<S>,
+        peer: &(dyn fmt::Display + Sync),
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let interface = self.interface.as_str();
+        tracing::debug!(interface, %peer, "MLLP connection begins");
+        loop {
+            let read = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                read = connection.read(self.limits.idle, self.limits.frame) => read,
+            };
+            let payload = match read {
+                Ok(Some(payload)) => payload,
+                Ok(None) => break,
+                Err(error) => {
+                    self.end_broken(connection, peer, &error).await;
+                    return;
+                }
+            };
+            let (outcome, sequence) = tokio::select! {
+                biased;
+                outcome = self.hand_over(&payload) => outcome,
+                () = connection.gone(self.limits.frame) => {
+                    tracing::debug!(interface, %peer, "the sender left before its reply");
+                    return;
+                }
+            };
+            self.log(peer, &outcome, sequence);
+            if let Some(reply) = self.reply(&payload, &outcome)
+                && let Err(error) = connection.write(&reply, self.limits.frame).await
+            {
+                self.log_unwritten(peer, &error);
+                return;
+            }
+        }
+        tracing::debug!(interface, %peer, "MLLP connection ends");
+        connection.close().await;
+    }
+
+    /// What became of a message, and its sequence where it was accepted.
+    async fn hand_over(&self, payload: &Bytes) -> (Outcome, Option<u64>) {
+        let id = match identify(payload) {
+            Ok(identified) => identified.id,
+            Err(error) => return (Outcome::Rejected(error.into()), None),
+        };
+        match self.intake.take(id, payload).await {
+            Ok(accepted) => (Outcome::Accepted, Some(accepted.sequence)),
+            Err(error) => (replies::outcome(&self.interface, &error), None),
+        }
+    }
+
+    /// The reply, where MSH-15 asks for one. Bytes without a header get one all the same: whoever sent them waits.
+    fn reply(&self, payload: &[u8], outcome: &Outcome) -> Option<Bytes> {
+        let (time, id) = (Hl7Time::now(), self.reply_ids.next());
+        match (Msh::scan(payload), outcome) {
+            (Ok(msh), outcome) => acknowledge(&msh, outcome, time, &id),
+            (Err(error), _) => Some(reject_unreadable(&Refusal::from(error), time, &id)),
+        }
+    }
+
+    /// Replies to a frame that broke, where it says whom to reply to, and closes the connection.
+    async fn end_broken<S>(
+        &self,
+        mut connection: Connection<S>,
+        peer: &(dyn fmt::Display + Sync),
+        error: &ReadError,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let interface = self.interface.as_str();
+        match error {
+            ReadError::Idle(_) | ReadError::Io(_) => {
+                tracing::debug!(interface, %peer, %error, "MLLP connection ends");
+                connection.close().await;
+            }
+            ReadError::Slow(_) | ReadError::Frame(_) => {
+                tracing::warn!(interface, %peer, %error, "MLLP connection is closed");
+                let reply = connection.broken_frame().and_then(|broken| {
+                    let msh = identify(&broken).ok()?.msh;
+                    let (time, id) = (Hl7Time::now(), self.reply_ids.next());
+                    acknowledge(&msh, &replies::of_broken_frame(error), time, &id)
+                });
+                if let Some(reply) = reply
+                    && let Err(error) = connection.write(&reply, self.limits.frame).await
+                {
+                    self.log_unwritten(peer, &error);
+                    return;
+                }
+                connection.close_early().await;
+            }
+        }
+    }
+
+    fn log(&self, peer: &dyn fmt::Display, outcome: &Outcome, sequence: Option<u64>) {
+        let interface = self.interface.as_str();
+        match outcome {
+            Outcome::Accepted => tracing::debug!(interface, %peer, sequence, "accepted"),
+            Outcome::Failed(refusal) => {
+                tracing::warn!(interface, %peer, reason = refusal.text, "a message was answered with an error");
+            }
+            Outcome::Rejected(refusal) => {
+                tracing::warn!(interface, %peer, reason = refusal.text, "a message was rejected");
+            }
+        }
+    }
+
+    fn log_unwritten(&self, peer: &dyn fmt::Display, error: &WriteError) {
+        // The sender has no reply and sends again.
+        tracing::info!(interface = self.interface, %peer, %error, "a reply was not taken");
+    }
+}
+
+#[cfg(test)]
+#[path = "inbound/tests.rs"]
+mod tests;
