@@ -1,0 +1,130 @@
+//! The state machine as openraft drives it.
+
+use crate::machine::{Machine, Observer};
+use crate::machine_loop::{Committed, Job};
+use crate::store::StateStore;
+use crate::store_error::StoreError;
+use crate::types::{
+    Entry, EntryPayload, LogId, Snapshot, SnapshotFolder, SnapshotMeta, StoredMembership,
+    TypeConfig,
+};
+use futures_util::{FutureExt, Stream, StreamExt};
+use openraft::OptionalSend;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use std::collections::VecDeque;
+use std::io;
+use tokio::sync::oneshot;
+
+/// Lumps on their way to the machine's thread at most: one being applied, and one more so that it needs not wait.
+const LUMPS_IN_FLIGHT_MAX: usize = 2;
+
+impl<O: Observer> Machine<O> {
+    async fn run<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job<O::Event>,
+    ) -> Result<T, StoreError> {
+        let (done, result) = oneshot::channel();
+        self.jobs.send(job(done)).map_err(|_| StoreError::Stopped)?;
+        result.await.unwrap_or(Err(StoreError::Stopped))
+    }
+}
+
+impl<O: Observer> RaftStateMachine<TypeConfig> for Machine<O> {
+    type SnapshotData = SnapshotFolder;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let applied = self.store.applied();
+        Ok((applied.last_log_id, applied.membership))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut in_flight: VecDeque<oneshot::Receiver<Result<(), StoreError>>> = VecDeque::new();
+        while let Some(first) = entries.next().await {
+            let lump = self.gather(first?, &mut entries)?;
+            while in_flight.len() >= LUMPS_IN_FLIGHT_MAX
+                && let Some(oldest) = in_flight.pop_front()
+            {
+                oldest.await.unwrap_or(Err(StoreError::Stopped))?;
+            }
+            let (done, result) = oneshot::channel();
+            self.jobs
+                .send(Job::Apply(lump, done))
+                .map_err(|_| StoreError::Stopped)?;
+            in_flight.push_back(result);
+        }
+        for lump in in_flight {
+            lump.await.unwrap_or(Err(StoreError::Stopped))?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder {
+            store: self.store.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFolder,
+    ) -> Result<(), io::Error> {
+        let meta = Box::new(meta.clone());
+        Ok(self.run(|done| Job::Install(meta, snapshot, done)).await?)
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        Ok(self.store.shelf().newest())
+    }
+}
+
+impl<O: Observer> Machine<O> {
+    /// A lump: what the stream has at hand, without waiting for more.
+    fn gather<Strm>(
+        &self,
+        first: Committed,
+        entries: &mut Strm,
+    ) -> Result<Vec<Committed>, io::Error>
+    where
+        Strm: Stream<Item = Result<Committed, io::Error>> + Unpin,
+    {
+        let mut bytes = entry_bytes(&first.0);
+        let mut lump = vec![first];
+        while lump.len() < self.options.lump_entries_max
+            && bytes < self.options.lump_bytes_max
+            && let Some(Some(next)) = entries.next().now_or_never()
+        {
+            let next = next?;
+            bytes += entry_bytes(&next.0);
+            lump.push(next);
+        }
+        Ok(lump)
+    }
+}
+
+fn entry_bytes(entry: &Entry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(data) => data.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
+}
+
+/// Makes a snapshot, on a thread of its own, while lumps go on being applied.
+#[derive(Debug)]
+pub struct Builder {
+    store: StateStore,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotFolder;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let store = self.store.clone();
+        let build = move || store.shelf().build(&store);
+        Ok(self.store.home().aside("ordo-snapshot", build).await?)
+    }
+}

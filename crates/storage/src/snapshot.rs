@@ -1,0 +1,225 @@
+//! Snapshots: RocksDB checkpoints in folders of their own, each with a manifest.
+//!
+//! ```text
+//! snapshots/00000000000000001234-7     through log index 1234, of term 7
+//! snapshots/building                   being made
+//! snapshots/receiving-3                coming from the leader
+//! ```
+//! Installing one goes: verify every file; rename the received folder to its place here; put its table files, as hard
+//! links, into a new folder under `state` and rename that to be the store in use (see `store_folder.rs`). A crash
+//! before the first rename leaves the old state and nothing else. Between the two it leaves the old state and a
+//! snapshot that is ahead of it, which openraft has installed again at the next start. After the second the new state
+//! is there.
+
+use crate::snapshot_manifest::Manifest;
+use crate::store::{StateStore, lock};
+use crate::store_error::StoreError;
+use crate::store_folder::{
+    link_or_copy, list, make_folder, remove_folder, rename, sync_file, sync_folder,
+};
+use crate::store_home::Home;
+use crate::store_meta;
+use crate::types::{Snapshot, SnapshotFolder, SnapshotMeta};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+const BUILDING: &str = "building";
+const RECEIVING: &str = "receiving-";
+
+/// The `snapshots` folder.
+pub(crate) struct SnapshotShelf {
+    folder: PathBuf,
+    kept_max: usize,
+    home: Arc<Home>,
+    newest: Mutex<Option<Kept>>,
+    /// One is built at a time.
+    building: Mutex<()>,
+    received: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Kept {
+    manifest: Manifest,
+    path: PathBuf,
+}
+
+impl Kept {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            meta: self.manifest.meta.clone(),
+            snapshot: SnapshotFolder {
+                path: self.path.clone(),
+            },
+        }
+    }
+}
+
+impl SnapshotShelf {
+    /// Opens the folder, and removes what a crash left half done.
+    pub(crate) fn open(
+        folder: &Path,
+        kept_max: usize,
+        home: Arc<Home>,
+    ) -> Result<Self, StoreError> {
+        assert!(kept_max >= 1, "the newest snapshot is always kept");
+        make_folder(folder)?;
+        for name in list(folder)? {
+            if name == BUILDING || name.starts_with(RECEIVING) {
+                remove_folder(&folder.join(name))?;
+            }
+        }
+        let shelf = Self {
+            folder: folder.to_owned(),
+            kept_max,
+            home,
+            newest: Mutex::new(None),
+            building: Mutex::new(()),
+            received: AtomicU64::new(0),
+        };
+        if let Some(name) = shelf.names()?.pop() {
+            let path = folder.join(name);
+            let manifest = Manifest::read(&path)?;
+            *lock(&shelf.newest) = Some(Kept { manifest, path });
+        }
+        Ok(shelf)
+    }
+
+    /// The newest snapshot.
+    pub(crate) fn newest(&self) -> Option<Snapshot> {
+        lock(&self.newest).as_ref().map(Kept::snapshot)
+    }
+
+    /// The last log index that the newest snapshot covers; 0 for none.
+    pub(crate) fn newest_index(&self) -> u64 {
+        lock(&self.newest)
+            .as_ref()
+            .map_or(0, |kept| kept.manifest.index())
+    }
+
+    /// Makes a snapshot of the store as it is by now, while lumps go on being applied.
+    pub(crate) fn build(&self, store: &StateStore) -> Result<Snapshot, StoreError> {
+        let _one_at_a_time = lock(&self.building);
+        let path = self.folder.join(BUILDING);
+        remove_folder(&path)?;
+        let applied_before = store.applied().index();
+        store.checkpoint(&path)?;
+        let names = list(&path)?;
+        // What the checkpoint covers only it can tell: lumps were applied while it was made.
+        let engine = self.home.open_to_read(&path)?;
+        let applied = store_meta::read(&*engine, &path.display().to_string())?;
+        drop(engine);
+        assert!(
+            applied.index() >= applied_before,
+            "a checkpoint begins with a flush of everything applied"
+        );
+        let known = lock(&self.newest).clone();
+        let known = known
+            .as_ref()
+            .map(|kept| (kept.path.as_path(), &kept.manifest));
+        let manifest = Manifest::describe(&path, &names, &applied, known)?;
+        for name in &names {
+            sync_file(&path.join(name))?;
+        }
+        manifest.write(&path)?;
+        sync_folder(&path)?;
+        let kept = self.keep(path, manifest)?;
+        // Its table files are the store's own, so that the store is durable as far as it.
+        store.flushed_through(applied.index());
+        Ok(kept.snapshot())
+    }
+
+    /// Verifies a snapshot that came from elsewhere, and keeps it. Returns where it is now, and its files.
+    pub(crate) fn adopt(
+        &self,
+        meta: &SnapshotMeta,
+        from: &Path,
+    ) -> Result<(PathBuf, Vec<String>), StoreError> {
+        let manifest = Manifest::read(from)?;
+        if manifest.meta != *meta {
+            let what = format!("it covers {}, not {meta}", manifest.meta);
+            return Err(StoreError::snapshot(from, what));
+        }
+        manifest.verify(from)?;
+        // Already in its place: it is installed again after a crash.
+        if let Some(there) = lock(&self.newest)
+            .as_ref()
+            .filter(|there| there.path == from)
+        {
+            return Ok((there.path.clone(), there.manifest.names()));
+        }
+        let path = match from.parent() == Some(&self.folder) {
+            true => from.to_owned(),
+            false => self.copy(from, &manifest)?,
+        };
+        let index = manifest.index();
+        let kept = self.keep(path, manifest)?;
+        match kept.manifest.index() == index {
+            true => Ok((kept.path, kept.manifest.names())),
+            false => Err(StoreError::Transfer(format!(
+                "it ends at {index}, before this node's own snapshot"
+            ))),
+        }
+    }
+
+    /// A new folder for a snapshot that comes in.
+    pub(crate) fn receiving(&self) -> Result<PathBuf, StoreError> {
+        let number = self.received.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.join(format!("{RECEIVING}{number}"));
+        remove_folder(&path)?;
+        make_folder(&path)?;
+        Ok(path)
+    }
+
+    /// Copies a snapshot that is not this node's own into this folder.
+    fn copy(&self, from: &Path, manifest: &Manifest) -> Result<PathBuf, StoreError> {
+        let path = self.receiving()?;
+        for file in &manifest.files {
+            link_or_copy(&from.join(&file.name), &path.join(&file.name))?;
+        }
+        manifest.write(&path)?;
+        sync_folder(&path)?;
+        Ok(path)
+    }
+
+    /// Renames a finished folder to its place, unless there is one that covers as much, and drops the oldest.
+    fn keep(&self, path: PathBuf, manifest: Manifest) -> Result<Kept, StoreError> {
+        let mut newest = lock(&self.newest);
+        if let Some(there) = newest
+            .as_ref()
+            .filter(|there| there.manifest.index() >= manifest.index())
+        {
+            remove_folder(&path)?;
+            return Ok(there.clone());
+        }
+        let place = self.folder.join(name_of(&manifest));
+        rename(&path, &place)?;
+        let kept = Kept {
+            manifest,
+            path: place,
+        };
+        *newest = Some(kept.clone());
+        let mut names = self.names()?;
+        names.truncate(names.len().saturating_sub(self.kept_max));
+        for old in names {
+            remove_folder(&self.folder.join(old))?;
+        }
+        Ok(kept)
+    }
+
+    /// The folders of finished snapshots, oldest first.
+    fn names(&self) -> Result<Vec<String>, StoreError> {
+        let mut names = list(&self.folder)?;
+        names.retain(|name| name.starts_with(|first: char| first.is_ascii_digit()));
+        Ok(names)
+    }
+}
+
+/// Sorts by index.
+fn name_of(manifest: &Manifest) -> String {
+    let term = manifest
+        .meta
+        .last_log_id
+        .map_or(0, |log_id| log_id.leader_id.term);
+    format!("{:020}-{term}", manifest.index())
+}

@@ -1,0 +1,151 @@
+//! A snapshot on its way out, in chunks.
+
+use crate::snapshot_manifest::{MANIFEST, Manifest};
+use crate::store_error::StoreError;
+use crate::types::{SnapshotFolder, SnapshotMeta};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Reads a snapshot's files in chunks, the manifest first.
+///
+/// All files are opened at the start: a snapshot that is deleted meanwhile is read to its end.
+#[derive(Debug)]
+pub struct SnapshotReader {
+    meta: SnapshotMeta,
+    files: u64,
+    bytes: u64,
+    rest: VecDeque<Outgoing>,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    name: String,
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    offset: u64,
+}
+
+/// A part of a snapshot's file.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SnapshotChunk {
+    /// The file, in the snapshot's folder.
+    pub file: String,
+    /// Where in the file.
+    pub offset: u64,
+    /// The bytes. Empty in the only chunk of an empty file.
+    pub data: Bytes,
+    /// The CRC-32C of `data`.
+    pub crc32c: u32,
+}
+
+impl fmt::Debug for SnapshotChunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "SnapshotChunk({} at {}, {} bytes)",
+            self.file,
+            self.offset,
+            self.data.len()
+        )
+    }
+}
+
+impl SnapshotReader {
+    /// Opens a snapshot.
+    ///
+    /// # Errors
+    /// When it is gone, or not what its manifest says.
+    pub fn open(snapshot: &SnapshotFolder) -> Result<Self, StoreError> {
+        let folder = &snapshot.path;
+        let manifest = Manifest::read(folder)?;
+        let mut rest = VecDeque::with_capacity(manifest.files.len() + 1);
+        rest.push_back(Outgoing::open(folder, MANIFEST)?);
+        for file in &manifest.files {
+            let outgoing = Outgoing::open(folder, &file.name)?;
+            if outgoing.bytes != file.bytes {
+                let what = format!(
+                    "{} has {} bytes instead of {}",
+                    file.name, outgoing.bytes, file.bytes
+                );
+                return Err(StoreError::snapshot(folder, what));
+            }
+            rest.push_back(outgoing);
+        }
+        let bytes = rest.iter().map(|file| file.bytes).sum();
+        Ok(Self {
+            meta: manifest.meta,
+            files: rest.len() as u64,
+            bytes,
+            rest,
+        })
+    }
+
+    /// What the snapshot covers.
+    #[must_use]
+    pub fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    /// How many files there are, the manifest included.
+    #[must_use]
+    pub fn files(&self) -> u64 {
+        self.files
+    }
+
+    /// How many bytes they have together.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The next chunk of at most `bytes_max` bytes (at least 1); `None` behind the last.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn next_chunk(&mut self, bytes_max: usize) -> Result<Option<SnapshotChunk>, StoreError> {
+        let Some(current) = self.rest.front_mut() else {
+            return Ok(None);
+        };
+        let left = current.bytes - current.offset;
+        let length = usize::try_from(left).map_or(bytes_max, |left| left.min(bytes_max.max(1)));
+        let mut data = vec![0; length];
+        current
+            .file
+            .read_exact(&mut data)
+            .map_err(StoreError::io("read", &current.path))?;
+        let chunk = SnapshotChunk {
+            file: current.name.clone(),
+            offset: current.offset,
+            crc32c: crc32c::crc32c(&data),
+            data: data.into(),
+        };
+        current.offset += length as u64;
+        if current.offset == current.bytes {
+            self.rest.pop_front();
+        }
+        Ok(Some(chunk))
+    }
+}
+
+impl Outgoing {
+    fn open(folder: &Path, name: &str) -> Result<Self, StoreError> {
+        let path = folder.join(name);
+        let file = File::open(&path).map_err(StoreError::io("open", &path))?;
+        let bytes = file
+            .metadata()
+            .map_err(StoreError::io("open", &path))?
+            .len();
+        Ok(Self {
+            name: name.to_owned(),
+            path,
+            file,
+            bytes,
+            offset: 0,
+        })
+    }
+}

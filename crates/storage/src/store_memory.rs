@@ -1,0 +1,245 @@
+//! An ordered map in memory as the state store's engine, for simulations and as a measure for tests.
+//!
+//! It forgets what RocksDB would forget: a store that is dropped and opened again on the same [`MemoryState`] is at
+//! its last flush. Nothing here is asynchronous and no thread is started, so that a simulation's run depends on its
+//! seed alone.
+
+use crate::store::put_mutations;
+use crate::store_engine::{Aside, Batch, Cursor, Engine, Sizes};
+use crate::store_error::StoreError;
+use crate::store_folder::sync_folder;
+use crate::store_hash::StateHasher;
+use ordo_core::Mutation;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use crate::store::lock;
+
+/// The one file of a checkpoint.
+const ROWS: &str = "rows";
+/// Written bytes after which the map is flushed, as a full memtable is.
+const FLUSH_BYTES: usize = 256 << 10;
+
+/// Rows in memory, as bytes: what a replica's store would hold.
+#[derive(Clone, Default)]
+pub struct MemoryRows {
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Bytes put since the last flush.
+    unflushed: usize,
+}
+
+impl fmt::Debug for MemoryRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemoryRows({} rows)", self.rows.len())
+    }
+}
+
+impl MemoryRows {
+    /// Takes over what a lump changed.
+    pub fn apply(&mut self, mutations: &[Mutation]) {
+        put_mutations(mutations, self);
+    }
+
+    /// What [`MachineHandle::state_hash`](crate::MachineHandle::state_hash) says of a store with these rows.
+    #[must_use]
+    pub fn hash(&self) -> u128 {
+        let mut hasher = StateHasher::new();
+        for (key, value) in &self.rows {
+            hasher.row(key, value);
+        }
+        hasher.finish()
+    }
+}
+
+impl Batch for MemoryRows {
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.unflushed += key.len() + value.len();
+        self.rows.insert(key.to_vec(), value.to_vec());
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        self.rows.remove(key);
+    }
+
+    fn delete_range(&mut self, first: &[u8], end: &[u8]) {
+        let range = (Bound::Included(first), Bound::Excluded(end));
+        let gone: Vec<Vec<u8>> = self
+            .rows
+            .range::<[u8], _>(range)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            self.rows.remove(&key);
+        }
+    }
+}
+
+/// What of a store in memory survives a crash: its last flush.
+#[derive(Clone, Default)]
+pub struct MemoryState(Arc<Mutex<MemoryRows>>);
+
+impl fmt::Debug for MemoryState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        lock(&self.0).fmt(f)
+    }
+}
+
+impl MemoryState {
+    /// The store in use.
+    pub(crate) fn open_current(&self) -> MemoryEngine {
+        MemoryEngine {
+            rows: RwLock::new(lock(&self.0).clone()),
+            flushed: self.clone(),
+        }
+    }
+
+    /// Makes a checkpoint the store in use.
+    pub(crate) fn install(&self, folder: &Path) -> Result<MemoryEngine, StoreError> {
+        *lock(&self.0) = read_rows(folder)?;
+        Ok(self.open_current())
+    }
+
+    /// Opens a checkpoint to look at it.
+    pub(crate) fn open_to_read(folder: &Path) -> Result<MemoryEngine, StoreError> {
+        Ok(MemoryEngine {
+            rows: RwLock::new(read_rows(folder)?),
+            flushed: Self::default(),
+        })
+    }
+}
+
+pub(crate) struct MemoryEngine {
+    rows: RwLock<MemoryRows>,
+    flushed: MemoryState,
+}
+
+impl MemoryEngine {
+    fn rows(&self) -> RwLockReadGuard<'_, MemoryRows> {
+        self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Engine for MemoryEngine {
+    fn write(&self, fill: &mut dyn FnMut(&mut dyn Batch)) -> Result<(), StoreError> {
+        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        fill(&mut *rows);
+        let full = rows.unflushed > FLUSH_BYTES;
+        drop(rows);
+        if full {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.rows().rows.get(key).cloned())
+    }
+
+    fn cursor(&self) -> Box<dyn Cursor + '_> {
+        Box::new(MemoryCursor {
+            rows: self.rows(),
+            at: None,
+        })
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        rows.unflushed = 0;
+        *lock(&self.flushed.0) = rows.clone();
+        Ok(())
+    }
+
+    fn checkpoint(&self, folder: &Path) -> Result<(), StoreError> {
+        self.flush()?;
+        fs::create_dir(folder).map_err(StoreError::io("create", folder))?;
+        let mut bytes = Vec::new();
+        for (key, value) in &self.rows().rows {
+            for part in [key, value] {
+                bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+                bytes.extend_from_slice(part);
+            }
+        }
+        let path = folder.join(ROWS);
+        fs::write(&path, bytes).map_err(StoreError::io("write", &path))?;
+        sync_folder(folder)
+    }
+
+    fn read_aside(self: Arc<Self>, done: Aside) {
+        done(&mut *self.cursor());
+    }
+
+    fn retire(&self) {}
+
+    fn sizes(&self) -> Sizes {
+        let rows = self.rows();
+        let tables = rows
+            .rows
+            .iter()
+            .map(|(key, value)| (key.len() + value.len()) as u64)
+            .sum();
+        Sizes {
+            tables,
+            memtables: rows.unflushed as u64,
+        }
+    }
+}
+
+fn read_rows(folder: &Path) -> Result<MemoryRows, StoreError> {
+    let path = folder.join(ROWS);
+    let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+    let mut rows = MemoryRows::default();
+    let mut rest = bytes.as_slice();
+    let mut part = || {
+        let (length, after) = rest.split_first_chunk::<8>()?;
+        let (part, after) =
+            after.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+        rest = after;
+        Some(part.to_vec())
+    };
+    while let Some(key) = part() {
+        let value =
+            part().ok_or_else(|| StoreError::snapshot(folder, format!("{ROWS} is cut short")))?;
+        rows.rows.insert(key, value);
+    }
+    Ok(rows)
+}
+
+struct MemoryCursor<'a> {
+    rows: RwLockReadGuard<'a, MemoryRows>,
+    at: Option<Vec<u8>>,
+}
+
+impl Cursor for MemoryCursor<'_> {
+    fn seek(&mut self, key: &[u8]) {
+        self.at = self
+            .rows
+            .rows
+            .range::<[u8], _>((Bound::Included(key), Bound::Unbounded))
+            .next()
+            .map(|(key, _)| key.clone());
+    }
+
+    fn next(&mut self) {
+        let Some(at) = self.at.take() else { return };
+        let behind = (Bound::Excluded(at.as_slice()), Bound::Unbounded);
+        self.at = self
+            .rows
+            .rows
+            .range::<[u8], _>(behind)
+            .next()
+            .map(|(key, _)| key.clone());
+    }
+
+    fn item(&self) -> Option<(&[u8], &[u8])> {
+        let (key, value) = self.rows.rows.get_key_value(self.at.as_ref()?)?;
+        Some((key, value))
+    }
+
+    fn status(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

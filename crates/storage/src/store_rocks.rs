@@ -1,0 +1,294 @@
+//! RocksDB as the state store's engine.
+//!
+//! One column family and no write-ahead log: the Raft log is the durability. What a crash leaves is the last flush,
+//! which holds whole batches and, of two, never the later one alone; the log replays from there.
+
+use crate::store_engine::{Aside, Batch, Cursor, Engine, Sizes};
+use crate::store_error::StoreError;
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, LogLevel, Options,
+    ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint, properties,
+};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+/// A memtable is flushed at this size. A payload whose message finishes before that never reaches a table file.
+const MEMTABLE_BYTES: usize = 64 << 20;
+/// Memtables at once: one is written to, the others wait for their flush.
+const MEMTABLES_MAX: i32 = 3;
+/// Blocks, and the index and filter blocks of all files, in memory.
+const BLOCK_CACHE_BYTES: usize = 64 << 20;
+const BLOCK_BYTES: usize = 16 << 10;
+const OPEN_FILES_MAX: i32 = 512;
+const LEVEL_ZERO_FILES: i32 = 8;
+const BACKGROUND_JOBS: i32 = 2;
+const INFO_LOG_BYTES: usize = 1 << 20;
+const INFO_LOG_FILES: usize = 2;
+/// How far a scan of the whole store reads ahead.
+const READ_AHEAD_BYTES: usize = 1 << 20;
+/// What a lump's batch is expected to hold.
+const BATCH_BYTES: usize = 32 << 10;
+
+/// An open RocksDB folder.
+pub(crate) struct RocksEngine {
+    // Declared before `folder`, so that RocksDB is closed before the folder may go.
+    db: DB,
+    write: WriteOptions,
+    folder: Folder,
+}
+
+/// The folder of the table files; removes it at the end of its life when nobody wants it any more.
+struct Folder {
+    path: PathBuf,
+    retired: AtomicBool,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if *self.retired.get_mut()
+            && let Err(error) = fs::remove_dir_all(&self.path)
+        {
+            // The next start tries again.
+            tracing::warn!(folder = %self.path.display(), %error, "a replaced state folder stays for now");
+        }
+    }
+}
+
+/// What one process shares between the RocksDB folders it opens.
+pub(crate) struct RocksShared {
+    cache: Cache,
+}
+
+impl RocksShared {
+    pub(crate) fn new() -> Self {
+        Self {
+            cache: Cache::new_lru_cache(BLOCK_CACHE_BYTES),
+        }
+    }
+
+    fn options(&self) -> Options {
+        let mut options = Options::default();
+        options.set_paranoid_checks(true);
+        options.set_write_buffer_size(MEMTABLE_BYTES);
+        options.set_max_write_buffer_number(MEMTABLES_MAX);
+        options.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
+        options.set_max_background_jobs(BACKGROUND_JOBS);
+        options.set_max_open_files(OPEN_FILES_MAX);
+        // What is young dies young; compressing it would be for nothing.
+        let lz4 = DBCompressionType::Lz4;
+        let none = DBCompressionType::None;
+        options.set_compression_per_level(&[none, none, lz4, lz4, lz4, lz4, lz4]);
+        options.set_bytes_per_sync(1 << 20);
+        options.set_avoid_unnecessary_blocking_io(true);
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
+        options.set_log_level(LogLevel::Warn);
+        options.set_max_log_file_size(INFO_LOG_BYTES);
+        options.set_keep_log_file_num(INFO_LOG_FILES);
+        options.set_block_based_table_factory(&self.tables());
+        options
+    }
+
+    fn tables(&self) -> BlockBasedOptions {
+        let mut tables = BlockBasedOptions::default();
+        tables.set_block_cache(&self.cache);
+        tables.set_block_size(BLOCK_BYTES);
+        tables.set_bloom_filter(10.0, false);
+        tables.set_format_version(6);
+        // Otherwise every open file keeps its own for good.
+        tables.set_cache_index_and_filter_blocks(true);
+        tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        tables
+    }
+}
+
+impl RocksEngine {
+    /// Makes an empty store in `folder`, which must not exist.
+    pub(crate) fn create(shared: &RocksShared, folder: &Path) -> Result<Self, StoreError> {
+        let mut options = shared.options();
+        options.create_if_missing(true);
+        options.set_error_if_exists(true);
+        let db = DB::open(&options, folder)
+            .map_err(|error| failed(folder, "create its files", &error))?;
+        Ok(Self::new(db, folder))
+    }
+
+    /// Opens the store in `folder`. Never makes one: an empty state in the place of a lost one would be a lie.
+    ///
+    /// RocksDB checks here that every file it knows of is there in its full length.
+    pub(crate) fn open(shared: &RocksShared, folder: &Path) -> Result<Self, StoreError> {
+        let db = DB::open(&shared.options(), folder).map_err(|error| not_opened(folder, &error))?;
+        Ok(Self::new(db, folder))
+    }
+
+    /// Opens a checkpoint to look at it, and changes nothing there.
+    pub(crate) fn open_to_read(shared: &RocksShared, folder: &Path) -> Result<Self, StoreError> {
+        let db = DB::open_for_read_only(&shared.options(), folder, false)
+            .map_err(|error| not_opened(folder, &error))?;
+        Ok(Self::new(db, folder))
+    }
+
+    fn new(db: DB, folder: &Path) -> Self {
+        let mut write = WriteOptions::default();
+        write.disable_wal(true);
+        Self {
+            db,
+            write,
+            folder: Folder {
+                path: folder.to_owned(),
+                retired: AtomicBool::new(false),
+            },
+        }
+    }
+
+    fn error(&self, action: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
+        move |error| failed(&self.folder.path, action, &error)
+    }
+
+    fn scan(&self) -> RocksCursor<'_> {
+        let mut options = ReadOptions::default();
+        options.set_verify_checksums(true);
+        // A pass over everything would push out what is in use.
+        options.fill_cache(false);
+        options.set_readahead_size(READ_AHEAD_BYTES);
+        RocksCursor {
+            engine: self,
+            iterator: self.db.raw_iterator_opt(options),
+        }
+    }
+}
+
+impl Engine for RocksEngine {
+    fn write(&self, fill: &mut dyn FnMut(&mut dyn Batch)) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::with_capacity_bytes(BATCH_BYTES);
+        fill(&mut batch);
+        self.db
+            .write_opt(batch, &self.write)
+            .map_err(self.error("write"))
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        // Block checksums are verified by default.
+        self.db.get(key).map_err(self.error("read"))
+    }
+
+    fn cursor(&self) -> Box<dyn Cursor + '_> {
+        Box::new(self.scan())
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(self.error("flush"))
+    }
+
+    fn checkpoint(&self, folder: &Path) -> Result<(), StoreError> {
+        self.flush()?;
+        let checkpoint = Checkpoint::new(&self.db).map_err(self.error("prepare a checkpoint"))?;
+        checkpoint
+            .create_checkpoint(folder)
+            .map_err(self.error("make a checkpoint"))
+    }
+
+    fn read_aside(self: Arc<Self>, done: Aside) {
+        let (standing, stands) = mpsc::sync_channel(1);
+        let reader = thread::Builder::new()
+            .name("ordo-state-scan".to_owned())
+            .spawn(move || {
+                let mut cursor = self.scan();
+                // From here on the cursor sees nothing that is written later. The other side waits for this.
+                let _ = standing.send(());
+                done(&mut cursor);
+            });
+        match reader {
+            Ok(_) => {
+                let _ = stands.recv();
+            }
+            Err(error) => tracing::warn!(%error, "no thread for a scan of the state"),
+        }
+    }
+
+    fn retire(&self) {
+        self.folder.retired.store(true, Ordering::Relaxed);
+    }
+
+    fn sizes(&self) -> Sizes {
+        let property = |name| {
+            self.db
+                .property_int_value(name)
+                .ok()
+                .flatten()
+                .unwrap_or_default()
+        };
+        Sizes {
+            tables: property(properties::TOTAL_SST_FILES_SIZE),
+            memtables: property(properties::CUR_SIZE_ALL_MEM_TABLES),
+        }
+    }
+}
+
+impl Batch for WriteBatch {
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        WriteBatch::put(self, key, value);
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        WriteBatch::delete(self, key);
+    }
+
+    fn delete_range(&mut self, first: &[u8], end: &[u8]) {
+        WriteBatch::delete_range(self, first, end);
+    }
+}
+
+struct RocksCursor<'a> {
+    engine: &'a RocksEngine,
+    iterator: DBRawIterator<'a>,
+}
+
+impl Cursor for RocksCursor<'_> {
+    fn seek(&mut self, key: &[u8]) {
+        self.iterator.seek(key);
+    }
+
+    fn next(&mut self) {
+        if self.iterator.valid() {
+            self.iterator.next();
+        }
+    }
+
+    fn item(&self) -> Option<(&[u8], &[u8])> {
+        self.iterator.item()
+    }
+
+    fn status(&self) -> Result<(), StoreError> {
+        self.iterator.status().map_err(self.engine.error("read"))
+    }
+}
+
+fn failed(folder: &Path, action: &'static str, error: &rocksdb::Error) -> StoreError {
+    let (folder, what) = (folder.display().to_string(), error.to_string());
+    match error.kind() {
+        ErrorKind::Corruption => StoreError::Damage { folder, what },
+        _ => StoreError::Engine {
+            folder,
+            action,
+            what,
+        },
+    }
+}
+
+/// At opening, a missing file is damage too: the folder was made whole.
+fn not_opened(folder: &Path, error: &rocksdb::Error) -> StoreError {
+    let (path, what) = (folder.display().to_string(), error.to_string());
+    let missing = error.kind() == ErrorKind::IOError && what.contains("No such file");
+    match error.kind() {
+        ErrorKind::InvalidArgument | ErrorKind::NotSupported => {
+            StoreError::Damage { folder: path, what }
+        }
+        _ if missing => StoreError::Damage { folder: path, what },
+        _ => failed(folder, "open", error),
+    }
+}
