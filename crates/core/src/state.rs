@@ -50,13 +50,15 @@ impl State {
     fn step(&mut self, entry: &Entry) -> bool {
         self.clock.cluster_time = self.clock.cluster_time.max(entry.cluster_time);
         self.clock.wall_time = self.clock.wall_time.max(entry.wall_time);
-        let (last, new) = (self.clock.position, entry.position);
-        let follows = match (new.term, new.run) == (last.term, last.run) {
-            true => new.n == last.n + 1,
-            false => (new.term, new.run) > (last.term, last.run) && new.n == 1,
-        };
+        let new = entry.position;
+        let last = &mut self.clock.position;
+        if (new.term, new.run) > (last.term, last.run) {
+            // Voids the lower ones even when its own first proposals were lost.
+            *last = RunPosition { n: 0, ..new };
+        }
+        let follows = (new.term, new.run, new.n) == (last.term, last.run, last.n + 1);
         if follows {
-            self.clock.position = new;
+            *last = new;
         }
         follows
     }
@@ -73,7 +75,7 @@ impl State {
         self.clock.wall_time
     }
 
-    /// The last proposal whose ingests were executed.
+    /// The last proposal whose ingests were executed; n = 0 when the first of its run was lost.
     #[must_use]
     pub const fn position(&self) -> RunPosition {
         self.clock.position
