@@ -50,25 +50,27 @@ impl Context<'_> {
 }
 
 impl Lane<'_> {
-    /// A known id gets its first answer; a number that comes with it is used up all the same.
+    /// A known id gets its first answer; a number that comes with it is used up all the same, and must not have
+    /// been used for another message.
     fn known(&mut self, command: &Ingest, sequence: Sequence) -> Result<Reply, Refusal> {
         let same = self.interface.digest_of(sequence) == Some(command.digest);
         if let Some((producer, number)) = &command.numbered {
-            let last = self
-                .interface
-                .producers
-                .get(producer)
-                .map_or(0, |producer| producer.last);
-            if *number > last + 1 {
-                return Err(Refusal::ProducerGap {
-                    given: *number,
-                    expected: last + 1,
-                });
+            let known = self.interface.producers.get(producer);
+            let expected = known.map_or(1, |known| known.last + 1);
+            let given = *number;
+            if given > expected {
+                return Err(Refusal::ProducerGap { given, expected });
             }
-            if *number == last + 1 && self.has_room_for(producer)? {
+            // Only the last number's message is remembered; an earlier one's may be a replay.
+            if known
+                .is_some_and(|known| known.last == given && known.message_id != command.message_id)
+            {
+                return Err(Refusal::ProducerSequenceUsed { given, expected });
+            }
+            if given == expected && self.has_room_for(producer)? {
                 self.consume(
                     producer.clone(),
-                    *number,
+                    given,
                     command.message_id,
                     same.then_some(sequence),
                 );
