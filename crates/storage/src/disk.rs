@@ -44,16 +44,16 @@ pub trait DiskFile: Send + Sync + 'static {
     fn set_len(&self, length: u64) -> io::Result<()>;
     /// Makes the file's bytes and length durable (`fdatasync`).
     fn sync_data(&self) -> io::Result<()>;
-    /// Writes zeros up to `length`.
+    /// Writes zeros from `from` up to, not including, `to`.
     ///
     /// Writing, and not only reserving, is the point: overwriting blocks that were written before needs no change
     /// of the file's metadata, which doubles the number of syncs a second.
-    fn preallocate(&self, length: u64) -> io::Result<()> {
+    fn preallocate(&self, from: u64, to: u64) -> io::Result<()> {
         const CHUNK: usize = 1 << 20;
         let zeros = vec![0u8; CHUNK];
-        let mut offset = 0;
-        while offset < length {
-            let chunk = usize::try_from(length - offset).map_or(CHUNK, |left| left.min(CHUNK));
+        let mut offset = from;
+        while offset < to {
+            let chunk = usize::try_from(to - offset).map_or(CHUNK, |left| left.min(CHUNK));
             self.write_at(&zeros[..chunk], offset)?;
             offset += chunk as u64;
         }

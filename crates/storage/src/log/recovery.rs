@@ -39,7 +39,16 @@ pub(super) fn open(
     numbers.drain(..obsolete.len());
 
     let mut found = Found::read(&*disk, &meta, &numbers, options.index_step_bytes)?;
-    let mut jumped = found.apply_purge(&meta)?;
+    // Where the log's own bytes end, which a purge past the end does not change.
+    let written_next = found.next_index;
+    let jump_to = found.apply_purge(&meta)?;
+    // No name is used twice: a crash could make a rename durable and not the creation before it, and so bring an
+    // older file under the new name.
+    let highest_spare = names
+        .iter()
+        .filter_map(|name| spare_number(name))
+        .max()
+        .unwrap_or(0);
     // What was read may be in the page cache only, names included.
     disk.sync_folder()
         .map_err(LogError::io("sync the folder of", "segments"))?;
@@ -49,29 +58,35 @@ pub(super) fn open(
                 .file
                 .sync_data()
                 .map_err(LogError::io("sync", &active.name))?;
-            found.resume(active)
+            found.resume(active, written_next)
         }
-        None => {
-            jumped = false;
-            begin(&disk, &mut options, &mut found, meta.meta.first_segment)?
-        }
+        None => begin(
+            &disk,
+            &mut options,
+            &mut found,
+            meta.meta.first_segment,
+            highest_spare + 1,
+        )?,
     };
-    let fresh = meta.meta.last_segment == 0 && numbers.is_empty();
+    let fresh = numbers.is_empty();
 
     let shared = Arc::new(Shared::new(found.into_state(&meta, &options, &resume)));
     let committed = shared.lock().committed;
     let mut writer = LogWriter::new(disk, options, Arc::clone(&shared), meta, resume);
     writer.committed = committed;
-    if fresh {
-        let number = writer.active.number;
-        writer.meta.update(|meta| meta.last_segment = number)?;
-    } else {
+    writer.next_spare = highest_spare + 1;
+    let last_segment = writer.active.number;
+    if writer.meta.meta.last_segment < last_segment {
+        writer
+            .meta
+            .update(|meta| meta.last_segment = last_segment)?;
+    }
+    if !fresh {
         // From here on nothing that lies behind this point, torn or whole, reads as valid.
-        writer.reset(if jumped {
-            FLAG_RESET | FLAG_JUMP
-        } else {
-            FLAG_RESET
-        })?;
+        match jump_to {
+            Some(next_index) => writer.jump(next_index)?,
+            None => writer.reset(FLAG_RESET)?,
+        }
         writer.write_out()?;
     }
     adopt_leftovers(&mut writer, &names, &obsolete)?;
@@ -84,10 +99,11 @@ fn begin(
     options: &mut LogOptions,
     found: &mut Found,
     number: u64,
+    spare: u64,
 ) -> Result<Resume, LogError> {
     let job = SpareJob {
         disk: Arc::clone(disk),
-        name: spare_name(0),
+        name: spare_name(spare),
         length: options.segment_bytes,
     };
     let header = SegmentHeader {
@@ -103,7 +119,7 @@ fn begin(
     found.end = BLOCK;
     found.segment_salt = header.salt;
     found.salt = header.salt;
-    Ok(found.resume(&segment))
+    Ok(found.resume(&segment, found.next_index))
 }
 
 /// Takes over unused files and segments that were purged before the crash.
@@ -114,33 +130,22 @@ fn adopt_leftovers(
 ) -> Result<(), LogError> {
     let disk = Arc::clone(&writer.disk);
     let mut removed = false;
-    for name in names {
-        let Some(number) = spare_number(name) else {
-            continue;
-        };
-        if !writer.spares.iter().any(|spare| spare.name == *name) {
-            writer.next_spare = writer.next_spare.max(number);
-            // A new log's first segment, or the reset above, may have used or replaced this one.
-            let file = match disk.open(name) {
-                Ok(file) => file,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(LogError::io("open", name)(error)),
-            };
-            let length = file
-                .len()
-                .map_err(LogError::io("read the length of", name))?;
-            if length == writer.options.segment_bytes
-                && writer.spares.len() < writer.options.spare_files_max
-            {
-                writer.spares.push(Spare {
-                    name: name.clone(),
-                    file,
-                    length,
-                });
-            } else {
-                disk.remove(name).map_err(LogError::io("remove", name))?;
-                removed = true;
-            }
+    for name in names.iter().filter(|name| spare_number(name).is_some()) {
+        let file = disk.open(name).map_err(LogError::io("open", name))?;
+        let length = file
+            .len()
+            .map_err(LogError::io("read the length of", name))?;
+        if length == writer.options.segment_bytes
+            && writer.spares.len() < writer.options.spare_files_max
+        {
+            writer.spares.push(Spare {
+                name: name.clone(),
+                file,
+                length,
+            });
+        } else {
+            disk.remove(name).map_err(LogError::io("remove", name))?;
+            removed = true;
         }
     }
     if removed {
@@ -376,17 +381,17 @@ impl Found {
         Ok(())
     }
 
-    /// Drops what was purged. True where the purge went past the end.
-    fn apply_purge(&mut self, meta: &MetaFile) -> Result<bool, LogError> {
+    /// Drops what was purged. Where the purge went past the end, says at which index the log goes on.
+    fn apply_purge(&mut self, meta: &MetaFile) -> Result<Option<u64>, LogError> {
         let Some(purge) = meta.meta.purge else {
-            return Ok(false);
+            return Ok(None);
         };
         let needed = purge.index + 1;
         if needed > self.next_index {
             self.index.clear();
             self.first_index = needed;
             self.next_index = needed;
-            return Ok(true);
+            return Ok(Some(needed));
         }
         if needed < self.first_index {
             let file = self
@@ -407,17 +412,17 @@ impl Found {
         {
             self.index.pop_front();
         }
-        Ok(false)
+        Ok(None)
     }
 
-    fn resume(&self, active: &Arc<Segment>) -> Resume {
+    fn resume(&self, active: &Arc<Segment>, next_index: u64) -> Resume {
         Resume {
             active: Arc::clone(active),
             active_salt: self.segment_salt,
             salt: self.salt,
             offset: self.end,
             chain: self.chain,
-            next_index: self.next_index,
+            next_index,
         }
     }
 

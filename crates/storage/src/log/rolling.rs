@@ -22,8 +22,8 @@ impl LogWriter {
         })
     }
 
-    /// Takes what a [`SpareJob`] made. One that failed is only a warning: the writer makes a file itself when it needs
-    /// one, and that failure counts.
+    /// Takes what a [`SpareJob`] made. One that failed is only a warning: the writer creates a file itself when it
+    /// needs one, and that failure counts.
     pub fn spare_made(&mut self, made: SpareMade) {
         match made.0 {
             Ok(spare) => {
@@ -53,7 +53,7 @@ impl LogWriter {
         let at = self.spares.iter().position(|spare| spare.length == length);
         let spare = match at {
             Some(at) => self.spares.swap_remove(at),
-            None => self.new_spare_job(length).make()?,
+            None => self.new_spare_job(length).make_unfilled()?,
         };
         let header = SegmentHeader {
             number: self.active.number + 1,
@@ -130,7 +130,7 @@ impl LogWriter {
         }
         self.retired = kept;
         if changed {
-            // Before any of them is written to: a file that still bore its old name would look like damage.
+            // Before any of them is written to, so that no file's bytes contradict its durable name.
             self.disk
                 .sync_folder()
                 .map_err(LogError::io("sync the folder of", "segments"))?;

@@ -7,6 +7,8 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
 
 const SEGMENT_SUFFIX: &str = ".segment";
+/// How much of a new file is filled between two syncs.
+const FILL_BYTES: u64 = 2 << 20;
 const SPARE_PREFIX: &str = "spare-";
 
 pub(crate) fn segment_name(number: u64) -> String {
@@ -58,7 +60,7 @@ impl Segment {
     }
 }
 
-/// An unused file that was written over its whole length.
+/// An unused file.
 pub(crate) struct Spare {
     pub name: String,
     pub file: Arc<dyn DiskFile>,
@@ -81,12 +83,28 @@ impl SpareJob {
         SpareMade(self.make())
     }
 
+    /// Only creates the file, in its length. Syncs cost about twice as much in such a file, once: it is whole when it
+    /// is used again. Filling it now would hold up the log for as long as hundreds of syncs.
+    pub(crate) fn make_unfilled(self) -> Result<Spare, LogError> {
+        let Self { disk, name, length } = self;
+        let file = disk.create(&name).map_err(LogError::io("create", &name))?;
+        file.set_len(length)
+            .map_err(LogError::io("set the length of", &name))?;
+        Ok(Spare { name, file, length })
+    }
+
     pub(crate) fn make(self) -> Result<Spare, LogError> {
         let Self { disk, name, length } = self;
         let file = disk.create(&name).map_err(LogError::io("create", &name))?;
-        file.preallocate(length)
-            .map_err(LogError::io("fill", &name))?;
-        file.sync_data().map_err(LogError::io("sync", &name))?;
+        let mut written = 0;
+        while written < length {
+            // In small pieces: the log's own syncs wait behind whatever this one has to write.
+            let end = (written + FILL_BYTES).min(length);
+            file.preallocate(written, end)
+                .map_err(LogError::io("fill", &name))?;
+            file.sync_data().map_err(LogError::io("sync", &name))?;
+            written = end;
+        }
         Ok(Spare { name, file, length })
     }
 }

@@ -271,7 +271,7 @@ impl LogWriter {
     }
 
     /// Drops everything and goes on at `next_index`, under a new salt.
-    fn jump(&mut self, next_index: u64) -> Result<(), LogError> {
+    pub(super) fn jump(&mut self, next_index: u64) -> Result<(), LogError> {
         self.end_batch();
         self.make_room(0)?;
         self.next_index = next_index;
