@@ -19,8 +19,8 @@ impl Context<'_> {
             }
             AnswerKind::Reject { reason } => {
                 lane.check_message_at_head(number, sequence)?;
-                lane.destination(number).attempts += 1;
-                lane.reject_delivery(number, sequence, FailCause::DeliveryRejected, reason)?;
+                let cause = FailCause::DeliveryRejected;
+                lane.reject_delivery(number, sequence, cause, reason)?;
             }
             AnswerKind::Unavailable { after_ms, reason } => {
                 lane.check_head(number, sequence)?;
@@ -101,7 +101,6 @@ impl Lane<'_> {
         self.check_message_at_head(number, sequence)?;
         let attempts = self.destination(number).attempts + 1;
         if attempts >= self.interface.config.destinations[usize::from(number.0)].max_attempts {
-            self.destination(number).attempts = attempts;
             return self.reject_delivery(number, sequence, FailCause::DeliveryAttempts, reason);
         }
         self.destination(number).attempts = attempts;
@@ -121,7 +120,8 @@ impl Lane<'_> {
         self.destination_changed(number);
     }
 
-    /// The message becomes a dead letter for this destination, which goes on behind it.
+    /// The message becomes a dead letter for this destination, which goes on behind it. At the dead letters' cap the
+    /// refusal changes nothing, the attempts included: they are stored only with an answer that counted.
     fn reject_delivery(
         &mut self,
         number: DestinationNumber,
@@ -136,7 +136,7 @@ impl Lane<'_> {
             );
             return Err(Refusal::DeadLettersFull { count, bytes });
         }
-        let attempts = self.destination(number).attempts;
+        let attempts = self.destination(number).attempts + 1;
         let failed_at = self.clock.wall_time;
         let slot = self
             .interface
