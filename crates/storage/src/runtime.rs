@@ -123,3 +123,54 @@ impl AsyncRuntime for OrdoRuntime {
         self.0.block_on(future)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use openraft::testing::runtime::Suite;
+
+    use super::*;
+
+    type Rng = <OrdoRuntime as AsyncRuntime>::ThreadLocalRng;
+
+    // What a generator holds is all it will ever give, so comparing two needs no trait of theirs.
+    fn drawn() -> String {
+        let rng: Rng = OrdoRuntime::thread_rng();
+        format!("{rng:?}")
+    }
+
+    async fn draws_of_a_tree() -> Vec<String> {
+        let first = drawn();
+        let child = OrdoRuntime::spawn(async {
+            let grandchild = OrdoRuntime::spawn(async { drawn() });
+            vec![drawn(), grandchild.await.unwrap()]
+        });
+        let sibling = OrdoRuntime::spawn(async { drawn() });
+        let mut all = vec![first, drawn()];
+        all.extend(child.await.unwrap());
+        all.push(sibling.await.unwrap());
+        all
+    }
+
+    #[tokio::test]
+    async fn a_seed_decides_every_draw_of_a_task_and_of_those_it_spawns() {
+        let first = OrdoRuntime::seeded(7, draws_of_a_tree()).await;
+        assert_eq!(first, OrdoRuntime::seeded(7, draws_of_a_tree()).await);
+        assert_ne!(first, OrdoRuntime::seeded(8, draws_of_a_tree()).await);
+        let mut distinct = first.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!(distinct.len(), first.len(), "no two draws are the same");
+    }
+
+    #[tokio::test]
+    async fn without_a_seed_tasks_draw_freely() {
+        assert_ne!(draws_of_a_tree().await, draws_of_a_tree().await);
+    }
+
+    #[test]
+    fn openrafts_runtime_suite_passes() {
+        Suite::<OrdoRuntime>::test_all();
+    }
+}
