@@ -11,6 +11,8 @@ impl Context<'_> {
     pub(super) fn forget_finished(&mut self, command: &ForgetFinished) -> Result<Reply, Refusal> {
         let lane = self.lane(command.interface)?;
         let interface = &mut *lane.interface;
+        // An interface at rest has nobody else to let go of what is known for too long.
+        interface.prune_known(lane.clock.cluster_time);
         let through = command.through.min(Sequence(interface.known_from().0 - 1));
         let mut from = interface.forgotten_through.next();
         if through < from {
