@@ -1,0 +1,302 @@
+//! Back-pressure: whether a message may be proposed at all (guarantee 13).
+//!
+//! Decided here, before proposing, from counters that the loops keep up to date after every lump: never in `apply`,
+//! where a refusal could reorder what is behind it. Counts may be too careful for the moment it takes until a reply
+//! is handed on, never too generous.
+
+use crate::leader::FixedMap;
+use ordo_core::{Interface, InterfaceConfig, InterfaceId};
+use ordo_wire::v1::Reason;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// Views of the interfaces that clients use, and the node's own limits.
+pub struct Admission {
+    views: RwLock<Views>,
+    /// Bytes of ingest proposed or waiting, and not yet applied.
+    bytes: AtomicU64,
+    bytes_max: u64,
+    /// Why the node takes nothing more, when memory or disk run out.
+    full: Mutex<Option<String>>,
+}
+
+#[derive(Default)]
+struct Views {
+    by_name: FixedMap<Arc<str>, Arc<InterfaceView>>,
+    by_id: FixedMap<InterfaceId, Arc<InterfaceView>>,
+}
+
+/// What has to be known of an interface to take a message.
+pub struct InterfaceView {
+    /// Its identity.
+    pub id: InterfaceId,
+    /// Its name.
+    pub name: Arc<str>,
+    config: RwLock<Arc<InterfaceConfig>>,
+    last: AtomicU64,
+    watermark: AtomicU64,
+    finished: AtomicU64,
+    /// Messages proposed and not yet answered.
+    in_flight: AtomicU64,
+    in_flight_bytes: AtomicU64,
+}
+
+/// Why messages are refused for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transient {
+    /// The reason.
+    pub reason: Reason,
+    /// For people.
+    pub text: String,
+    /// When a new try makes sense, in milliseconds.
+    pub retry_after_ms: u64,
+}
+
+/// Room that was taken for messages; given back when it is dropped.
+pub struct Room {
+    admission: Arc<Admission>,
+    view: Arc<InterfaceView>,
+    messages: u64,
+    bytes: u64,
+}
+
+impl Admission {
+    /// With room for so many bytes of ingest on their way.
+    #[must_use]
+    pub fn new(bytes_max: u64) -> Arc<Self> {
+        Arc::new(Self {
+            views: RwLock::default(),
+            bytes: AtomicU64::new(0),
+            bytes_max,
+            full: Mutex::new(None),
+        })
+    }
+
+    /// Says that the node is near its memory or disk limit, and which; or that it no longer is.
+    pub fn set_full(&self, why: Option<String>) {
+        *self.full.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// The view of the interface called `name`, if there is one yet.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Arc<InterfaceView>> {
+        self.views.read().unwrap_or_else(PoisonError::into_inner).by_name.get(name).cloned()
+    }
+
+    /// The view of an interface, if there is one yet.
+    #[must_use]
+    pub fn of(&self, id: InterfaceId) -> Option<Arc<InterfaceView>> {
+        self.views.read().unwrap_or_else(PoisonError::into_inner).by_id.get(&id).cloned()
+    }
+
+    /// Makes the view of an interface. On the machine's thread, so that no later change is missed.
+    pub fn learn(&self, interface: &Interface) -> Arc<InterfaceView> {
+        let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(view) = views.by_id.get(&interface.id) {
+            return Arc::clone(view);
+        }
+        let view = Arc::new(InterfaceView {
+            id: interface.id,
+            name: Arc::clone(&interface.name),
+            config: RwLock::new(Arc::clone(&interface.config)),
+            last: AtomicU64::new(interface.last_sequence.0),
+            watermark: AtomicU64::new(interface.watermark.0),
+            finished: AtomicU64::new(interface.finished_through().0),
+            in_flight: AtomicU64::new(0),
+            in_flight_bytes: AtomicU64::new(0),
+        });
+        views.by_name.insert(Arc::clone(&view.name), Arc::clone(&view));
+        views.by_id.insert(view.id, Arc::clone(&view));
+        view
+    }
+
+    /// An interface changed. On the machine's thread.
+    pub(crate) fn update(&self, interface: &Interface) {
+        let Some(view) = self.of(interface.id) else { return };
+        view.last.store(interface.last_sequence.0, Ordering::Release);
+        view.watermark.store(interface.watermark.0, Ordering::Release);
+        view.finished.store(interface.finished_through().0, Ordering::Release);
+        let mut config = view.config.write().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&config, &interface.config) {
+            *config = Arc::clone(&interface.config);
+        }
+    }
+
+    /// Forgets every view: another state, or another leader.
+    pub(crate) fn clear(&self) {
+        *self.views.write().unwrap_or_else(PoisonError::into_inner) = Views::default();
+    }
+
+    /// Takes room for as many messages of `bytes` as there is, from the first on. Answers how many that are, and why
+    /// not more.
+    pub fn take_room(
+        self: &Arc<Self>,
+        view: &Arc<InterfaceView>,
+        config: &InterfaceConfig,
+        bytes: &[u64],
+    ) -> (Room, usize, Option<Transient>) {
+        let mut room = Room { admission: Arc::clone(self), view: Arc::clone(view), messages: 0, bytes: 0 };
+        let wanted = bytes.len() as u64;
+        let refusal = if config.paused {
+            Some(view.paused())
+        } else {
+            self.full.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|why| node_full(why.clone()))
+        };
+        if refusal.is_some() {
+            return (room, 0, refusal);
+        }
+        let before = view.in_flight.fetch_add(wanted, Ordering::AcqRel);
+        let (free, why) = view.free(config, before);
+        let fits = wanted.min(free);
+        view.in_flight.fetch_sub(wanted - fits, Ordering::AcqRel);
+        room.messages = fits;
+        let mut refusal = (fits < wanted).then_some(why);
+        let mut taken = usize::try_from(fits).unwrap_or(usize::MAX);
+        let sum: u64 = bytes.iter().take(taken).sum();
+        room.bytes = sum;
+        let used = self.bytes.fetch_add(sum, Ordering::AcqRel);
+        let held = view.in_flight_bytes.fetch_add(sum, Ordering::AcqRel);
+        // An interface may hold as much as is still free, so that near the limit those that hold most are refused
+        // first. A lone large frame passes where nothing else is on its way.
+        if used > 0 && held + sum > self.bytes_max.saturating_sub(used) {
+            refusal = Some(node_full(format!("{used} of {} bytes of ingest are on their way", self.bytes_max)));
+            taken = 0;
+            drop(std::mem::replace(
+                &mut room,
+                Room { admission: Arc::clone(self), view: Arc::clone(view), messages: 0, bytes: 0 },
+            ));
+        }
+        (room, taken, refusal)
+    }
+
+    /// Bytes of ingest on their way.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl InterfaceView {
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> Arc<InterfaceConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn paused(&self) -> Transient {
+        let text = format!("interface {:?} is paused", self.name);
+        Transient { reason: Reason::Paused, text, retry_after_ms: 1_000 }
+    }
+
+    /// How many messages fit, and what hinders more.
+    fn free(&self, config: &InterfaceConfig, in_flight: u64) -> (u64, Transient) {
+        let last = self.last.load(Ordering::Acquire);
+        let watermark = self.watermark.load(Ordering::Acquire);
+        let finished = self.finished.load(Ordering::Acquire);
+        let unreleased = last.saturating_sub(watermark) + in_flight;
+        let window = u64::from(config.window).saturating_sub(unreleased);
+        let released = watermark.saturating_sub(finished);
+        if released >= config.backlog {
+            let text = format!(
+                "the slowest destination of interface {:?} has {released} released messages before it; its backlog \
+                 is {}",
+                self.name, config.backlog
+            );
+            return (0, Transient { reason: Reason::BacklogFull, text, retry_after_ms: 500 });
+        }
+        let text = format!(
+            "interface {:?} has {unreleased} unreleased messages; its window is {}",
+            self.name, config.window
+        );
+        (window, Transient { reason: Reason::WindowFull, text, retry_after_ms: 50 })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.view.in_flight.fetch_sub(self.messages, Ordering::AcqRel);
+        self.view.in_flight_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.admission.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+fn node_full(text: String) -> Transient {
+    Transient { reason: Reason::NodeFull, text, retry_after_ms: 200 }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+    use super::*;
+    use ordo_core::{ClusterTime, Command, CreateInterface, Entry, RunPosition, State, WallTime};
+    use uuid::Uuid;
+
+    fn state_with(config: InterfaceConfig) -> (State, InterfaceId) {
+        let mut state = State::default();
+        let interface = InterfaceId(Uuid::from_u128(1));
+        let create = CreateInterface { interface, name: "a".into(), config };
+        let entry = Entry {
+            cluster_time: ClusterTime(0),
+            wall_time: WallTime(0),
+            position: RunPosition { term: 1, run: 1, n: 1 },
+            commands: vec![Command::CreateInterface(create)],
+        };
+        state.apply(1, entry, &mut Vec::new());
+        (state, interface)
+    }
+
+    #[test]
+    fn a_window_is_never_exceeded_by_what_is_on_its_way() {
+        let (state, id) = state_with(InterfaceConfig { window: 3, ..InterfaceConfig::default() });
+        let admission = Admission::new(1_000);
+        let view = admission.learn(state.interface(id).unwrap());
+        let config = view.config();
+        let (first, taken, refusal) = admission.take_room(&view, &config, &[10, 10]);
+        assert_eq!((taken, refusal), (2, None));
+        let (_second, taken, refusal) = admission.take_room(&view, &config, &[10, 10]);
+        assert_eq!((taken, refusal.unwrap().reason), (1, Reason::WindowFull));
+        drop(first);
+        let (_third, taken, _) = admission.take_room(&view, &config, &[10, 10]);
+        assert_eq!(taken, 2);
+    }
+
+    #[test]
+    fn near_the_nodes_limit_the_interface_that_holds_most_is_refused_first() {
+        let (state, id) = state_with(InterfaceConfig::default());
+        let admission = Admission::new(1_000);
+        let loud = admission.learn(state.interface(id).unwrap());
+        let mut other = state.interface(id).unwrap().clone();
+        other.id = InterfaceId(Uuid::from_u128(2));
+        other.name = "b".into();
+        let quiet = admission.learn(&other);
+        let config = loud.config();
+        let (_room, taken, _) = admission.take_room(&loud, &config, &[600]);
+        assert_eq!(taken, 1);
+        let (_none, taken, refusal) = admission.take_room(&loud, &config, &[100]);
+        assert_eq!((taken, refusal.unwrap().reason), (0, Reason::NodeFull));
+        let (_room, taken, refusal) = admission.take_room(&quiet, &config, &[100]);
+        assert_eq!((taken, refusal), (1, None));
+    }
+
+    #[test]
+    fn room_is_given_back() {
+        let (state, id) = state_with(InterfaceConfig::default());
+        let admission = Admission::new(1_000);
+        let view = admission.learn(state.interface(id).unwrap());
+        let (room, ..) = admission.take_room(&view, &view.config(), &[100, 200]);
+        assert_eq!(admission.bytes(), 300);
+        drop(room);
+        assert_eq!(admission.bytes(), 0);
+        assert_eq!(view.in_flight.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_paused_interface_takes_nothing() {
+        let (state, id) = state_with(InterfaceConfig { paused: true, ..InterfaceConfig::default() });
+        let admission = Admission::new(1_000);
+        let view = admission.learn(state.interface(id).unwrap());
+        let (_room, taken, refusal) = admission.take_room(&view, &view.config(), &[1]);
+        assert_eq!((taken, refusal.unwrap().reason), (0, Reason::Paused));
+    }
+}

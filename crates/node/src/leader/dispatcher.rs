@@ -1,0 +1,502 @@
+//! Hands work to workers: by credits, fair across interfaces, the head of a lane first.
+//!
+//! Assignments and leases live here alone and die with the leader; what a report may still do is decided by the
+//! turn it carries. A loss is a command.
+
+use super::FixedMap;
+use super::deadlines::Deadlines;
+use super::events::{Assignment, Freed, Hold, Place, SessionId, WorkPush, WorkerHello, WorkerId};
+use super::lanes::{Check, Lanes};
+use super::workers::{CREDITS_MAX, Held, Worker};
+use ordo_core::{ClusterTime, InterfaceId, Sequence, Slot, StageNumber, State, Status, Turn};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a worker whose stream closed may take to come back.
+pub(crate) const RECONNECT_GRACE: Duration = Duration::from_secs(1);
+/// How long a new leader waits for workers to say what they hold.
+pub(crate) const LEADER_GRACE: Duration = Duration::from_millis(200);
+/// Assignments given to one worker before it is the next one's turn.
+const SHARE_MAX: usize = 32;
+/// Messages waiting to be alone that are looked at in one round.
+const ALONE_LOOKED_AT: usize = 64;
+
+/// Both clocks, read once a round.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    pub(crate) instant: Instant,
+    pub(crate) cluster: ClusterTime,
+}
+
+/// A loss to be proposed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) place: Place,
+    pub(crate) stage: StageNumber,
+    pub(crate) turn: Turn,
+    pub(crate) reason: String,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Dispatcher {
+    pub(super) stages: BTreeMap<String, usize>,
+    queues: Vec<Lanes>,
+    pub(super) workers: BTreeMap<SessionId, Worker>,
+    sessions: BTreeMap<WorkerId, SessionId>,
+    /// Whose turn it is.
+    rotation: VecDeque<SessionId>,
+    pub(super) held: FixedMap<Place, Held>,
+    /// Messages whose time has not come.
+    delayed: BTreeSet<(ClusterTime, Place)>,
+    /// Of each worker: its first lease to end, or the end of its grace.
+    deadlines: Deadlines<Instant, SessionId>,
+    opens_at: Instant,
+    /// Workers with something in their frames.
+    dirty: Vec<SessionId>,
+    losses: Vec<Lost>,
+}
+
+impl Dispatcher {
+    /// A new leader's: everything that is PENDING is ready, or will be.
+    pub(crate) fn new(state: &State, now: Now) -> Self {
+        let mut dispatcher = Self {
+            stages: BTreeMap::new(),
+            queues: Vec::new(),
+            workers: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            rotation: VecDeque::new(),
+            held: FixedMap::default(),
+            delayed: BTreeSet::new(),
+            deadlines: Deadlines::default(),
+            opens_at: now.instant + LEADER_GRACE,
+            dirty: Vec::new(),
+            losses: Vec::new(),
+        };
+        for interface in state.interfaces() {
+            dispatcher.scan(state, interface.id, now);
+        }
+        dispatcher
+    }
+
+    /// Looks at every PENDING message of an interface: it is new here, or its configuration changed.
+    pub(crate) fn scan(&mut self, state: &State, id: InterfaceId, now: Now) {
+        let Some(interface) = state.interface(id).filter(|interface| !interface.config.paused) else { return };
+        // Everything up to the watermark is final.
+        let released = usize::try_from(interface.backlog()).unwrap_or(usize::MAX);
+        let pending: Vec<Sequence> = interface
+            .slots()
+            .skip(released)
+            .filter(|(_, slot)| slot.status == Status::Pending)
+            .map(|(sequence, _)| sequence)
+            .collect();
+        for sequence in pending {
+            self.work(state, Place { interface: id, sequence }, now);
+        }
+    }
+
+    /// A message is PENDING, and not, or no longer, in anyone's hands.
+    pub(crate) fn work(&mut self, state: &State, place: Place, now: Now) {
+        let Some(interface) = state.interface(place.interface) else { return };
+        let Some(slot) = interface.slot(place.sequence).filter(|slot| slot.status == Status::Pending) else { return };
+        match self.held.get(&place) {
+            Some(held) if held.turn == slot.turn => return,
+            Some(_) => self.free(place),
+            None => {}
+        }
+        if slot.not_before > now.cluster {
+            self.delayed.insert((slot.not_before, place));
+            return;
+        }
+        let queue = self.queue_of(interface.stage_name(slot.stage));
+        self.queues[queue].push(place);
+    }
+
+    fn queue_of(&mut self, stage: &str) -> usize {
+        if let Some(queue) = self.stages.get(stage) {
+            return *queue;
+        }
+        self.queues.push(Lanes::new(stage.into()));
+        self.stages.insert(stage.to_owned(), self.queues.len() - 1);
+        self.queues.len() - 1
+    }
+
+    fn is_known(&self, state: &State, stage: &str) -> bool {
+        let seen = self.stages.get(stage).is_some_and(|queue| self.queues[*queue].seen);
+        seen || state.interfaces().any(|interface| interface.config.stage_number(stage).is_some())
+    }
+
+    fn free(&mut self, place: Place) {
+        let Some(held) = self.held.remove(&place) else { return };
+        if let Some(worker) = self.workers.get_mut(&held.session) {
+            worker.held -= 1;
+            worker.alone &= worker.held > 0;
+        }
+    }
+
+    // ----- workers -----
+
+    /// A worker comes, or comes back: what it names it holds, what it held and does not name is ready again.
+    pub(crate) fn join(&mut self, state: &State, hello: WorkerHello, now: Now) {
+        let session = hello.session;
+        let unknown_stages = hello.stages.iter().filter(|stage| !self.is_known(state, stage)).cloned().collect();
+        let mut stages: Vec<usize> = hello.stages.iter().map(|stage| self.queue_of(stage)).collect();
+        stages.sort_unstable();
+        stages.dedup();
+        // The stream may be gone already; its end will say so.
+        let _ = hello.push.send(WorkPush::Welcome { unknown_stages });
+        let before = self.sessions.insert(hello.worker, session).map(|before| (before, self.held_by(before)));
+        for stage in &stages {
+            self.queues[*stage].workers += 1;
+        }
+        let worker = Worker {
+            id: hello.worker,
+            name: hello.name.into(),
+            stages,
+            next_stage: 0,
+            prefix: hello.interface_prefix,
+            credits: hello.credits.min(CREDITS_MAX),
+            held: 0,
+            alone: false,
+            reserved: None,
+            draining: false,
+            push: Some(hello.push),
+            frame: Vec::new(),
+            lease_check: None,
+        };
+        self.workers.insert(session, worker);
+        self.rotation.push_back(session);
+        let mut left = Vec::new();
+        if let Some((before, held)) = before {
+            self.retire(before);
+            left = held;
+        }
+        for (place, _) in &left {
+            self.free(*place);
+        }
+        for hold in &hello.holds {
+            self.hold(state, session, hold, now);
+        }
+        for (place, _) in left {
+            self.work(state, place, now);
+        }
+    }
+
+    /// The worker has it in hand, if nobody else has and the state agrees.
+    fn hold(&mut self, state: &State, session: SessionId, hold: &Hold, now: Now) {
+        let Some((slot, lease_ms)) = assigned(state, hold) else { return };
+        if self.held.contains_key(&hold.place) {
+            return;
+        }
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        let lease_until = now.instant + Duration::from_millis(lease_ms.into());
+        worker.held += 1;
+        worker.alone |= slot.losses > 0;
+        let held =
+            Held { session, stage: slot.stage, turn: slot.turn, since: now.instant, lease_until, losing: false };
+        self.held.insert(hold.place, held);
+        self.look_at_leases(session, lease_until);
+    }
+
+    fn look_at_leases(&mut self, session: SessionId, at: Instant) {
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        if worker.lease_check.is_none_or(|there| at < there) {
+            worker.lease_check = Some(at);
+            self.deadlines.set_earlier(session, at);
+        }
+    }
+
+    /// Lets go of a stream, not of what it held.
+    fn retire(&mut self, session: SessionId) {
+        let Some(worker) = self.workers.remove(&session) else { return };
+        self.deadlines.clear(session);
+        self.rotation.retain(|there| *there != session);
+        if let Some(push) = worker.push {
+            for stage in worker.stages {
+                self.queues[stage].workers -= 1;
+            }
+            let _ = push.send(WorkPush::Replaced);
+        }
+    }
+
+    /// In order, so that the same happens in every run.
+    fn held_by(&self, session: SessionId) -> Vec<(Place, Held)> {
+        let mut held: Vec<(Place, Held)> =
+            self.held.iter().filter(|(_, held)| held.session == session).map(|(place, held)| (*place, *held)).collect();
+        held.sort_unstable_by_key(|(place, _)| *place);
+        held
+    }
+
+    pub(crate) fn credits(&mut self, session: SessionId, credits: u32) {
+        if let Some(worker) = self.workers.get_mut(&session) {
+            worker.credits = credits.min(CREDITS_MAX);
+        }
+    }
+
+    pub(crate) fn drain(&mut self, session: SessionId) {
+        if let Some(worker) = self.workers.get_mut(&session) {
+            worker.draining = true;
+        }
+    }
+
+    /// Leases that begin anew.
+    pub(crate) fn extend(&mut self, state: &State, session: SessionId, holds: &[Hold], now: Now) {
+        for hold in holds {
+            let Some((_, lease_ms)) = assigned(state, hold) else { continue };
+            let Some(held) = self.held.get_mut(&hold.place) else { continue };
+            if held.session == session && held.turn == hold.turn {
+                held.lease_until = now.instant + Duration::from_millis(lease_ms.into());
+            }
+        }
+    }
+
+    /// Assignments that were reported, or could not be sent.
+    pub(crate) fn freed(&mut self, state: &State, session: SessionId, freed: &[Freed], now: Now) {
+        for Freed { place, turn } in freed.iter().copied() {
+            let held = self.held.get(&place).filter(|held| held.session == session && held.turn == turn);
+            if held.is_some_and(|held| !held.losing) {
+                self.free(place);
+                if current_turn(state, place) == Some(turn) {
+                    self.work(state, place, now);
+                }
+            }
+        }
+    }
+
+    /// A worker's stream ended: it may come back, unless it said it was leaving.
+    pub(crate) fn leave(&mut self, state: &State, session: SessionId, now: Now) {
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        worker.push = None;
+        worker.frame.clear();
+        for stage in worker.stages.clone() {
+            self.queues[stage].workers -= 1;
+        }
+        let (draining, held) = (worker.draining, worker.held);
+        if draining || held == 0 {
+            let held = self.held_by(session);
+            self.forget(session);
+            for (place, _) in held {
+                self.free(place);
+                self.work(state, place, now);
+            }
+        } else {
+            self.deadlines.set(session, now.instant + RECONNECT_GRACE);
+        }
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        let Some(worker) = self.workers.get(&session) else { return };
+        if self.sessions.get(&worker.id) == Some(&session) {
+            self.sessions.remove(&worker.id);
+        }
+        self.retire(session);
+    }
+
+    // ----- time -----
+
+    /// Ends leases and graces that are over, and wakes what waited for its time.
+    pub(crate) fn tick(&mut self, state: &State, now: Now) {
+        while let Some(session) = self.deadlines.pop_due(now.instant) {
+            let Some(worker) = self.workers.get_mut(&session) else { continue };
+            worker.lease_check = None;
+            let name = Arc::clone(&worker.name);
+            let gone = worker.push.is_none();
+            let mut next = None;
+            for (place, held) in self.held_by(session) {
+                if held.losing {
+                    continue;
+                }
+                if gone {
+                    self.lose(state, place, held, format!("worker {name} went away"));
+                } else if held.lease_until <= now.instant {
+                    self.lose(state, place, held, format!("worker {name} did not report within its lease"));
+                } else {
+                    next = Some(next.map_or(held.lease_until, |next: Instant| next.min(held.lease_until)));
+                }
+            }
+            if gone {
+                self.forget(session);
+            } else if let Some(next) = next {
+                self.look_at_leases(session, next);
+            }
+        }
+    }
+
+    fn lose(&mut self, state: &State, place: Place, held: Held, reason: String) {
+        if current_turn(state, place) != Some(held.turn) {
+            self.free(place);
+            return;
+        }
+        if let Some(held) = self.held.get_mut(&place) {
+            held.losing = true;
+        }
+        self.losses.push(Lost { place, stage: held.stage, turn: held.turn, reason });
+    }
+
+    /// What is to be proposed.
+    pub(crate) fn take_losses(&mut self) -> Vec<Lost> {
+        std::mem::take(&mut self.losses)
+    }
+
+    /// Losses are applied, or were not proposed: then the messages are simply ready again.
+    pub(crate) fn lost(&mut self, state: &State, losses: &[(Place, StageNumber, Turn)], now: Now) {
+        for (place, _, turn) in losses {
+            if self.held.get(place).is_some_and(|held| held.turn == *turn) {
+                self.free(*place);
+                self.work(state, *place, now);
+            }
+        }
+    }
+
+    /// When there is something to do next without anything else happening; by either clock.
+    pub(crate) fn next(&self, now: Now) -> (Option<Instant>, Option<ClusterTime>) {
+        let opens = (now.instant < self.opens_at).then_some(self.opens_at);
+        let instant = self.deadlines.next().into_iter().chain(opens).min();
+        (instant, self.delayed.first().map(|(at, _)| *at))
+    }
+
+    // ----- work -----
+
+    /// Gives out what is ready to whoever has room.
+    pub(crate) fn dispatch(&mut self, state: &State, now: Now) {
+        while let Some((at, place)) = self.delayed.first().copied().filter(|(at, _)| *at <= now.cluster) {
+            self.delayed.remove(&(at, place));
+            self.work(state, place, now);
+        }
+        if now.instant < self.opens_at || self.queues.iter().all(Lanes::is_empty) {
+            return;
+        }
+        self.place_alone(state, now);
+        let mut without = 0;
+        while without < self.rotation.len() {
+            let Some(session) = self.rotation.pop_front() else { break };
+            self.rotation.push_back(session);
+            without = if self.fill(state, session, now) == 0 { without + 1 } else { 0 };
+        }
+    }
+
+    /// Gives one worker its share of one of its stages.
+    fn fill(&mut self, state: &State, session: SessionId, now: Now) -> usize {
+        let Some(worker) = self.workers.get_mut(&session) else { return 0 };
+        let room = worker.room();
+        if room == 0 {
+            return 0;
+        }
+        let check = Check { state, now: now.cluster, held: &self.held };
+        let count = worker.stages.len();
+        let mut taken = Vec::new();
+        for step in 0..count {
+            let at = (worker.next_stage + step) % count;
+            let queue = &mut self.queues[worker.stages[at]];
+            let share = queue.share(SHARE_MAX).min(room);
+            taken = queue.take(&check, &worker.prefix, share, &mut self.delayed);
+            if !taken.is_empty() {
+                worker.next_stage = (at + 1) % count;
+                break;
+            }
+        }
+        for place in &taken {
+            self.assign(state, *place, session, now);
+        }
+        taken.len()
+    }
+
+    fn assign(&mut self, state: &State, place: Place, session: SessionId, now: Now) {
+        let Some(interface) = state.interface(place.interface) else { return };
+        let Some(slot) = interface.slot(place.sequence) else { return };
+        let Some(stage) = interface.config.stages.get(usize::from(slot.stage.0)) else { return };
+        let queue = self.queue_of(&stage.name);
+        let name = Arc::clone(&self.queues[queue].name);
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        let lease_until = now.instant + Duration::from_millis(stage.lease_ms.into());
+        let held = Held { session, stage: slot.stage, turn: slot.turn, since: now.instant, lease_until, losing: false };
+        self.held.insert(place, held);
+        worker.held += 1;
+        worker.alone = slot.losses > 0;
+        if worker.frame.is_empty() {
+            self.dirty.push(session);
+        }
+        worker.frame.push(Assignment {
+            place,
+            interface: Arc::clone(&interface.name),
+            incarnation: interface.incarnation,
+            stage: name,
+            turn: slot.turn,
+            attempts: slot.attempts.into(),
+            message_id: slot.message_id,
+            body_of: slot.body_of,
+            header_rows: slot.header_rows,
+            lease_ms: stage.lease_ms,
+        });
+        self.look_at_leases(session, lease_until);
+    }
+
+    /// Messages that lost a worker before go to one with empty hands, which gets nothing else until it reports. Where
+    /// nobody's hands are empty, one worker per stage gets no more until they are.
+    fn place_alone(&mut self, state: &State, now: Now) {
+        for queue in 0..self.queues.len() {
+            let places: Vec<Place> = self.queues[queue].alone.iter().take(ALONE_LOOKED_AT).copied().collect();
+            let mut reserved = self.workers.values().any(|worker| worker.reserved == Some(queue));
+            for place in places {
+                let check = Check { state, now: now.cluster, held: &self.held };
+                if !self.queues[queue].is_alone_ready(&check, place) {
+                    continue;
+                }
+                let Some(interface) = state.interface(place.interface) else { continue };
+                let fit = |session: &&SessionId| {
+                    let worker = self.workers.get(session);
+                    worker.is_some_and(|worker| worker.can_be_alone(queue, &interface.name))
+                };
+                let held = |session: &&SessionId| self.workers.get(session).map_or(u32::MAX, |worker| worker.held);
+                let Some(session) = self.rotation.iter().filter(fit).min_by_key(held).copied() else { continue };
+                let Some(worker) = self.workers.get_mut(&session) else { continue };
+                if worker.held == 0 {
+                    worker.reserved = None;
+                    self.queues[queue].alone.remove(&place);
+                    self.assign(state, place, session, now);
+                } else if !reserved {
+                    reserved = true;
+                    worker.reserved = Some(queue);
+                }
+            }
+            if self.queues[queue].alone.is_empty() {
+                for worker in self.workers.values_mut().filter(|worker| worker.reserved == Some(queue)) {
+                    worker.reserved = None;
+                }
+            }
+        }
+    }
+
+    /// Sends what was gathered.
+    pub(crate) fn flush(&mut self) {
+        for session in std::mem::take(&mut self.dirty) {
+            let Some(worker) = self.workers.get_mut(&session) else { continue };
+            let frame = std::mem::take(&mut worker.frame);
+            if let Some(push) = worker.push.as_ref().filter(|_| !frame.is_empty()) {
+                // A stream that has ended says so itself.
+                let _ = push.send(WorkPush::Assignments(frame));
+            }
+        }
+    }
+
+    /// Whether a period of cluster time runs.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.delayed.is_empty()
+    }
+}
+
+/// The slot and the lease of an assignment, while the state agrees with it.
+fn assigned<'a>(state: &'a State, hold: &Hold) -> Option<(&'a Slot, u32)> {
+    let interface = state.interface(hold.place.interface)?;
+    let slot = interface.slot(hold.place.sequence).filter(|slot| slot.status == Status::Pending)?;
+    let stage = interface.config.stages.get(usize::from(slot.stage.0))?;
+    (stage.name == hold.stage && slot.turn == hold.turn).then_some((slot, stage.lease_ms))
+}
+
+/// The turn of a message, while it is PENDING.
+fn current_turn(state: &State, place: Place) -> Option<Turn> {
+    let slot = state.interface(place.interface)?.slot(place.sequence)?;
+    (slot.status == Status::Pending).then_some(slot.turn)
+}

@@ -1,0 +1,62 @@
+//! Workers and what they hold.
+
+use super::events::{Assignment, SessionId, WorkPush, WorkerId};
+use ordo_core::{StageNumber, Turn};
+use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
+
+/// Assignments one worker may hold, whatever it asks for.
+pub(crate) const CREDITS_MAX: u32 = 100_000;
+
+/// One worker's stream, or what is left of it while it may come back.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) name: Arc<str>,
+    /// Numbers of the dispatcher's queues.
+    pub(crate) stages: Vec<usize>,
+    /// Which of them it is served from first.
+    pub(crate) next_stage: usize,
+    pub(crate) prefix: String,
+    pub(crate) credits: u32,
+    /// How many assignments it holds.
+    pub(crate) held: u32,
+    /// It holds a message that is to be alone.
+    pub(crate) alone: bool,
+    /// It gets nothing until its hands are empty, since a message of this queue waits to be alone.
+    pub(crate) reserved: Option<usize>,
+    pub(crate) draining: bool,
+    /// Into its stream; `None` once that has closed.
+    pub(crate) push: Option<UnboundedSender<WorkPush>>,
+    /// Gathered for its next frame.
+    pub(crate) frame: Vec<Assignment>,
+    /// When its leases are looked at next.
+    pub(crate) lease_check: Option<Instant>,
+}
+
+/// An assignment in somebody's hands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) session: SessionId,
+    pub(crate) stage: StageNumber,
+    pub(crate) turn: Turn,
+    pub(crate) since: Instant,
+    pub(crate) lease_until: Instant,
+    /// Its loss is proposed.
+    pub(crate) losing: bool,
+}
+
+impl Worker {
+    /// How many more it can be given now.
+    pub(crate) fn room(&self) -> usize {
+        let idle = self.push.is_some() && !self.draining && !self.alone && self.reserved.is_none();
+        if idle { self.credits.saturating_sub(self.held) as usize } else { 0 }
+    }
+
+    /// Whether a message that has to be alone can be given to it, now or when its hands are empty.
+    pub(crate) fn can_be_alone(&self, queue: usize, interface: &str) -> bool {
+        let serves = self.stages.contains(&queue) && interface.starts_with(&self.prefix);
+        serves && self.push.is_some() && !self.draining && !self.alone && self.credits > 0
+    }
+}

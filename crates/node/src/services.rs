@@ -1,0 +1,185 @@
+//! The public gRPC services: they check, propose and wait. What they answer is decided by the state machine.
+
+mod admin;
+mod delivery;
+mod ingest;
+mod work;
+
+use crate::admission::InterfaceView;
+use crate::context::Context;
+use crate::leader::SessionId;
+use crate::proposer::{ProposeError, RunId, Standing};
+use openraft::async_runtime::WatchReceiver;
+use ordo_core::InterfaceId;
+use ordo_core::limits::{HEADER_BYTES_MAX, HEADERS_MAX, REASON_BYTES_MAX};
+use ordo_wire::status::Failure;
+use ordo_wire::v1::{Header, Reason};
+use ordo_wire::v1::admin_service_server::AdminServiceServer;
+use ordo_wire::v1::delivery_service_server::DeliveryServiceServer;
+use ordo_wire::v1::ingest_service_server::IngestServiceServer;
+use ordo_wire::v1::work_service_server::WorkServiceServer;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::service::Routes;
+use uuid::Uuid;
+
+/// Bytes of one frame that a client may send.
+pub const FRAME_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of bodies after which a frame to a client ends.
+const FRAME_BYTES: usize = 1024 * 1024;
+/// Items after which a frame to a client ends.
+const FRAME_ITEMS: usize = 1_024;
+/// Frames to a client that wait for the network.
+const FRAMES_WAITING: usize = 4;
+/// How long a call waits for a leader that has just been elected to open.
+const OPENS_WITHIN: Duration = Duration::from_secs(1);
+/// How long a stream that has to end waits for what it has proposed.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// The four services, ready to be served.
+#[must_use]
+pub fn router(context: Arc<Context>) -> Routes {
+    let ingest = IngestServiceServer::new(ingest::Ingest::new(Arc::clone(&context)));
+    let work = WorkServiceServer::new(work::Work::new(Arc::clone(&context)));
+    let delivery = DeliveryServiceServer::new(delivery::Deliver::new(Arc::clone(&context)));
+    let admin = AdminServiceServer::new(admin::Admin::new(context));
+    Routes::new(ingest.max_decoding_message_size(FRAME_BYTES_MAX))
+        .add_service(work.max_decoding_message_size(FRAME_BYTES_MAX))
+        .add_service(delivery.max_decoding_message_size(FRAME_BYTES_MAX))
+        .add_service(admin.max_decoding_message_size(FRAME_BYTES_MAX))
+}
+
+/// That another node leads, and which.
+fn not_leader(context: &Context) -> Failure {
+    let metrics = context.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    if metrics.membership_config.nodes().next().is_none() {
+        let text = "this node is not a member of a cluster yet: run `ordo cluster init` once, on any node";
+        return Failure::new(Reason::NotInitialized, text);
+    }
+    let other = metrics.current_leader.filter(|leader| *leader != metrics.id);
+    let member = other.and_then(|leader| metrics.membership_config.get_node(&leader));
+    Failure::not_leader(member.map(|member| member.public.clone()))
+}
+
+/// Waits until this node leads, if it is about to.
+async fn lead(context: &Context) -> Result<RunId, Failure> {
+    let mut standing = context.proposer.standing();
+    let settled = standing.wait_for(|standing| *standing != Standing::Opening);
+    let settled = tokio::time::timeout(OPENS_WITHIN, settled).await;
+    match settled {
+        Ok(Ok(standing)) => standing.run().ok_or_else(|| not_leader(context)),
+        _ => Err(not_leader(context)),
+    }
+}
+
+/// Why nothing came of a proposal.
+fn failed(context: &Context, error: ProposeError) -> Failure {
+    match error {
+        ProposeError::NotLeader { leader: Some(leader) } => Failure::not_leader(Some(leader)),
+        ProposeError::NotLeader { leader: None } | ProposeError::ShuttingDown => not_leader(context),
+        ProposeError::RunEnded => run_ended(),
+        ProposeError::Full { .. } => {
+            Failure::new(Reason::NodeFull, error.to_string()).retry_after(Duration::from_millis(200))
+        }
+        ProposeError::OutcomeUnknown => Failure::new(Reason::OutcomeUnknown, error.to_string()),
+    }
+}
+
+/// The order of what was sent on an ingest stream can no longer be vouched for.
+fn run_ended() -> Failure {
+    let text = "an earlier proposal was lost: reconnect and send again from the first message without an answer";
+    Failure::new(Reason::Superseded, text)
+}
+
+fn stopped(context: &Context) -> Failure {
+    let hint = not_leader(context);
+    Failure { text: "this node is shutting down".to_owned(), ..hint }
+}
+
+/// The view of an interface by its name; `None` when there is no such interface.
+async fn view_named(context: &Context, name: &str) -> Result<Option<Arc<InterfaceView>>, Failure> {
+    if let Some(view) = context.admission.named(name) {
+        return Ok(Some(view));
+    }
+    let (admission, name) = (Arc::clone(&context.admission), name.to_owned());
+    let learn = move |view: ordo_storage::View<'_>| {
+        view.state.interface_named(&name).map(|interface| admission.learn(interface))
+    };
+    context.machine.query(learn).await.map_err(|_| stopped(context))
+}
+
+/// The view of an interface by its id; `None` when there is no such interface.
+async fn view_of(context: &Context, id: InterfaceId) -> Result<Option<Arc<InterfaceView>>, Failure> {
+    if let Some(view) = context.admission.of(id) {
+        return Ok(Some(view));
+    }
+    let admission = Arc::clone(&context.admission);
+    let learn =
+        move |view: ordo_storage::View<'_>| view.state.interface(id).map(|interface| admission.learn(interface));
+    context.machine.query(learn).await.map_err(|_| stopped(context))
+}
+
+/// A UUID as the protocol has it.
+fn uuid_of(field: &str, bytes: &[u8]) -> Result<Uuid, Failure> {
+    Uuid::from_slice(bytes)
+        .map_err(|_| Failure::field(field, format!("{field} has {} bytes; a UUID has 16", bytes.len())))
+}
+
+fn bytes_of(id: Uuid) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(id.as_bytes())
+}
+
+/// Checks what a worker or a consumer gave as a reason.
+fn check_reason(reason: &str) -> Result<(), Failure> {
+    if reason.len() <= REASON_BYTES_MAX {
+        return Ok(());
+    }
+    let text = format!("reason has {} bytes; at most {REASON_BYTES_MAX} are allowed", reason.len());
+    Err(Failure::new(Reason::TooLarge, text))
+}
+
+/// Checks headers against the limits.
+fn check_headers(headers: &[Header]) -> Result<(), Failure> {
+    if headers.len() > HEADERS_MAX {
+        let text = format!("there are {} headers; at most {HEADERS_MAX} are allowed", headers.len());
+        return Err(Failure::new(Reason::TooLarge, text));
+    }
+    let bytes: usize = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+    if bytes > HEADER_BYTES_MAX {
+        let text = format!("the headers have {bytes} bytes; at most {HEADER_BYTES_MAX} are allowed");
+        return Err(Failure::new(Reason::TooLarge, text));
+    }
+    if headers.iter().any(|header| header.name.is_empty()) {
+        return Err(Failure::field("headers.name", "headers.name is empty; a header has a name"));
+    }
+    Ok(())
+}
+
+/// What every stream has.
+struct Stream {
+    context: Arc<Context>,
+    session: SessionId,
+    standing: watch::Receiver<Standing>,
+    run: RunId,
+}
+
+impl Stream {
+    async fn open(context: &Arc<Context>) -> Result<Self, Status> {
+        let standing = context.proposer.standing();
+        let run = lead(context).await?;
+        Ok(Self { context: Arc::clone(context), session: SessionId::next(), standing, run })
+    }
+
+    /// Waits until this node no longer leads in the stream's term.
+    async fn lost(&mut self) -> Failure {
+        let (stop, term) = (self.context.stop.clone(), self.run.term);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => stopped(&self.context),
+            _ = self.standing.wait_for(|standing| standing.term() != Some(term)) => not_leader(&self.context),
+        }
+    }
+}

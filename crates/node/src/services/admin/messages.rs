@@ -1,0 +1,241 @@
+//! One message's whole history.
+
+use super::super::{bytes_of, uuid_of};
+use super::{Admin, unknown_interface};
+use crate::context::Context;
+use crate::leader::{Glance, Place};
+use ordo_core::{
+    DeadLetter, EventKind, EventRow, Interface, InterfaceConfig, InterfaceId, MessageId, Record, Sequence, Slot, Status,
+};
+use ordo_storage::StoreError;
+use ordo_wire::convert::headers_to_proto;
+use ordo_wire::status::Failure;
+use ordo_wire::v1::{self, MessageEventKind, MessageStatus, Reason};
+use std::sync::Arc;
+
+/// What the state knows of a message; the rest is in the store.
+struct Known {
+    interface: InterfaceId,
+    config: Arc<InterfaceConfig>,
+    config_version: u64,
+    sequence: Sequence,
+    last: Sequence,
+    released: bool,
+    /// While it is not done for every destination.
+    slot: Option<Slot>,
+    letter: Option<DeadLetter>,
+    retry_in_ms: u64,
+    worker: String,
+    applied_index: u64,
+}
+
+impl Admin {
+    pub(super) async fn message(&self, request: v1::GetMessageRequest) -> Result<v1::GetMessageResponse, Failure> {
+        let name = request.interface;
+        let wanted = match (request.sequence, request.message_id.is_empty()) {
+            (0, true) => return Err(Failure::field("sequence", "neither sequence nor message_id is given")),
+            (0, false) => Wanted::Id(MessageId(uuid_of("message_id", &request.message_id)?)),
+            (sequence, true) => Wanted::Sequence(Sequence(sequence)),
+            (_, false) => return Err(Failure::field("message_id", "both sequence and message_id are given")),
+        };
+        let by_name = name.clone();
+        let look = move |glance: Glance<'_>| {
+            let interface = glance.state.interface_named(&by_name)?;
+            Some(known(interface, wanted, &glance))
+        };
+        let found = self.read(request.stale_ok, look).await?.ok_or_else(|| unknown_interface(&name))?;
+        let known = found.ok_or_else(|| {
+            let text = match wanted {
+                Wanted::Sequence(sequence) => format!("interface {name:?} has no sequence {sequence}"),
+                Wanted::Id(id) => format!("interface {name:?} does not know message_id {id}, or no longer"),
+            };
+            Failure::new(Reason::UnknownMessage, text)
+        })?;
+        let message = describe(&self.context, &name, &known)?;
+        Ok(v1::GetMessageResponse { message: Some(message), applied_index: known.applied_index })
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Wanted {
+    Sequence(Sequence),
+    Id(MessageId),
+}
+
+fn known(interface: &Interface, wanted: Wanted, glance: &Glance<'_>) -> Option<Known> {
+    let sequence = match wanted {
+        Wanted::Sequence(sequence) => sequence,
+        Wanted::Id(id) => interface.sequence_of(id)?,
+    };
+    if sequence == Sequence::ZERO || sequence > interface.last_sequence {
+        return None;
+    }
+    let slot = interface.slot(sequence).cloned();
+    let retry_in_ms = slot.as_ref().map_or(0, |slot| slot.not_before.0.saturating_sub(glance.cluster_time().0));
+    let worker = glance.holder_of(Place { interface: interface.id, sequence });
+    Some(Known {
+        interface: interface.id,
+        config: Arc::clone(&interface.config),
+        config_version: interface.config_version,
+        sequence,
+        last: interface.last_sequence,
+        released: sequence <= interface.watermark,
+        slot,
+        letter: interface.dead_letters_of(sequence).next().map(|(_, letter)| letter.clone()),
+        retry_in_ms,
+        worker: worker.map(|(name, _)| name.to_string()).unwrap_or_default(),
+        applied_index: glance.applied_index,
+    })
+}
+
+fn describe(context: &Context, name: &str, known: &Known) -> Result<v1::Message, Failure> {
+    let rows = context.store.events(known.interface, known.sequence).map_err(|error| store_failed(&error))?;
+    let mut message = v1::Message {
+        interface: name.to_owned(),
+        sequence: known.sequence.0,
+        released: known.released,
+        retry_in_ms: known.retry_in_ms,
+        worker: known.worker.clone(),
+        ..v1::Message::default()
+    };
+    match &known.slot {
+        Some(slot) => {
+            describe_slot(&mut message, slot, &known.config);
+            message.headers = headers(context, known.interface, slot.body_of, slot.header_rows)?;
+            message.events = history(&Past::of_slot(slot), &known.config, true, rows);
+        }
+        None => {
+            let record = context.store.record(known.interface, known.sequence).map_err(|error| store_failed(&error))?;
+            let Some(record) = record else {
+                let text = format!(
+                    "sequence {} of interface {name:?} (the last one is {}) is done, and its record is no longer kept",
+                    known.sequence, known.last
+                );
+                return Err(Failure::new(Reason::UnknownMessage, text));
+            };
+            describe_record(&mut message, &record);
+            let same = record.config_version == known.config_version;
+            message.events = history(&Past::of_record(&record), &known.config, same, rows);
+        }
+    }
+    if let Some(letter) = &known.letter {
+        message.attempts = letter.attempts;
+        message.losses = letter.losses;
+        message.stage = stage_of(&known.config, usize::from(letter.stage.0));
+        message.headers = headers(context, known.interface, letter.body_of, letter.header_rows)?;
+    }
+    Ok(message)
+}
+
+fn describe_slot(message: &mut v1::Message, slot: &Slot, config: &InterfaceConfig) {
+    let status = match slot.status {
+        Status::Pending => MessageStatus::Pending,
+        Status::Ready => MessageStatus::Ready,
+        Status::Failed(_) => MessageStatus::Failed,
+        Status::Filtered => MessageStatus::Filtered,
+    };
+    message.message_id = bytes_of(slot.message_id.0);
+    message.set_status(status);
+    message.stage = stage_of(config, usize::from(slot.stage.0));
+    message.turn = slot.turn.0;
+    message.attempts = slot.attempts.into();
+    message.losses = slot.losses.into();
+    message.payload_bytes = slot.payload_bytes.into();
+    message.redrive_of = slot.redrive_of.as_ref().map_or(0, |key| key.sequence.0);
+}
+
+fn describe_record(message: &mut v1::Message, record: &Record) {
+    message.message_id = bytes_of(record.message_id.0);
+    message.set_status(match record.status {
+        Status::Ready => MessageStatus::Delivered,
+        Status::Pending | Status::Failed(_) | Status::Filtered => MessageStatus::Skipped,
+    });
+    message.payload_bytes = record.payload_bytes.into();
+    message.redrive_of = record.redrive_of.map_or(0, |key| key.sequence.0);
+}
+
+/// What of a message's past stands in its slot, record or dead letter.
+pub(super) struct Past<'a> {
+    accepted_at: u64,
+    stage_times: &'a [u32],
+    /// When it was done for every destination, and as what.
+    finished: Option<(u64, MessageEventKind)>,
+}
+
+impl<'a> Past<'a> {
+    fn of_slot(slot: &'a Slot) -> Self {
+        Self { accepted_at: slot.accepted_at.0, stage_times: &slot.stage_times, finished: None }
+    }
+
+    fn of_record(record: &'a Record) -> Self {
+        let kind = match record.status {
+            Status::Ready => MessageEventKind::Delivered,
+            _ => MessageEventKind::Skipped,
+        };
+        let finished = Some((record.finished_at.0, kind));
+        Self { accepted_at: record.accepted_at.0, stage_times: &record.stage_times, finished }
+    }
+
+    pub(super) fn of_letter(letter: &'a DeadLetter) -> Self {
+        Self { accepted_at: letter.accepted_at.0, stage_times: &letter.stage_times, finished: None }
+    }
+}
+
+/// Everything that happened to a message, oldest first. Stage numbers have their names where `named`.
+pub(super) fn history(
+    past: &Past<'_>,
+    config: &InterfaceConfig,
+    named: bool,
+    rows: Vec<EventRow>,
+) -> Vec<v1::MessageEvent> {
+    let event = |kind: MessageEventKind, at_ms: u64, place: String, reason: String| v1::MessageEvent {
+        kind: kind.into(),
+        at_ms,
+        place,
+        reason,
+    };
+    let stage = |number: usize| if named { stage_of(config, number) } else { format!("stage {}", number + 1) };
+    let mut events: Vec<v1::MessageEvent> = rows
+        .into_iter()
+        .map(|row| event(kind_of(row.kind), row.at.0, row.place, row.reason))
+        .chain(past.stage_times.iter().enumerate().map(|(number, after)| {
+            event(MessageEventKind::Completed, past.accepted_at + u64::from(*after), stage(number), String::new())
+        }))
+        .collect();
+    events.sort_by_key(|event| event.at_ms);
+    events.insert(0, event(MessageEventKind::Accepted, past.accepted_at, String::new(), String::new()));
+    events.extend(past.finished.map(|(at_ms, kind)| event(kind, at_ms, String::new(), String::new())));
+    events
+}
+
+const fn kind_of(kind: EventKind) -> MessageEventKind {
+    match kind {
+        EventKind::Retried => MessageEventKind::Retried,
+        EventKind::Rejected => MessageEventKind::Rejected,
+        EventKind::Filtered => MessageEventKind::Filtered,
+        EventKind::Lost => MessageEventKind::Lost,
+        EventKind::Redriven => MessageEventKind::Redriven,
+        EventKind::DeliveryRetried => MessageEventKind::DeliveryRetried,
+        EventKind::DeliveryRejected => MessageEventKind::DeliveryRejected,
+        EventKind::Discarded => MessageEventKind::Discarded,
+    }
+}
+
+pub(super) fn stage_of(config: &InterfaceConfig, number: usize) -> String {
+    config.stages.get(number).map(|stage| stage.name.clone()).unwrap_or_default()
+}
+
+fn headers(
+    context: &Context,
+    interface: InterfaceId,
+    body_of: Sequence,
+    header_rows: u64,
+) -> Result<Vec<v1::Header>, Failure> {
+    let body = context.store.body(interface, body_of, header_rows).map_err(|error| store_failed(&error))?;
+    // Gone in the meantime: then there is nothing to show.
+    Ok(body.map(|body| headers_to_proto(&body.headers)).unwrap_or_default())
+}
+
+pub(super) fn store_failed(error: &StoreError) -> Failure {
+    Failure::new(Reason::Unspecified, error.to_string())
+}

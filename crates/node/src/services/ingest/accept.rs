@@ -1,0 +1,320 @@
+//! From a frame to a proposal: what is refused at once, what is refused for now, what is proposed.
+
+use super::super::{check_headers, run_ended, stopped, uuid_of, view_named};
+use crate::admission::{InterfaceView, Room, Transient};
+use crate::context::Context;
+use crate::proposer::{Class, Pending, RunId};
+use ordo_core::limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use ordo_core::{Command, Ingest, InterfaceConfig, InterfaceId, MessageId, Refusal, RefuseIngest, Reply};
+use ordo_wire::convert::{digest, header_from_proto};
+use ordo_wire::status::{Failure, reason_of};
+use ordo_wire::v1::{self, IngestRefused, Reason, ingest_result};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Bytes that a message takes beside its payload.
+const MESSAGE_BYTES: usize = 128;
+
+/// Turns one stream's frames into proposals.
+pub(super) struct Acceptor {
+    context: Arc<Context>,
+    run: RunId,
+    /// Transient refusals on this stream so far.
+    refusals: u64,
+    /// The latest one of each interface that no frame has named yet.
+    refused: BTreeMap<InterfaceId, u64>,
+}
+
+/// A frame whose results are not written yet.
+pub(super) struct Frame {
+    plan: Vec<Plan>,
+    proposed: Option<Pending>,
+    bytes: usize,
+    /// Given back when the results are there.
+    _rooms: Vec<Room>,
+}
+
+/// What becomes of one message.
+enum Plan {
+    /// The result is known.
+    Refused(IngestRefused),
+    /// The next reply is the result.
+    Proposed { payload_bytes: u64 },
+    /// It is refused for good; the next reply says whether that used up its number.
+    Consumed(IngestRefused),
+}
+
+/// A message that may be proposed if there is room.
+struct Candidate {
+    ingest: Ingest,
+    /// Past a limit: it is taken only if its id is known.
+    refused: Option<IngestRefused>,
+    /// Past a limit of the state machine itself: it is not taken even then.
+    impossible: bool,
+    /// Where in the plan it stands.
+    at: usize,
+}
+
+impl Frame {
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) const fn pending(&mut self) -> Option<&mut Pending> {
+        self.proposed.as_mut()
+    }
+
+    /// The results, in the order of the messages.
+    pub(super) fn results(self, context: &Context, replies: Vec<Reply>) -> Result<Vec<v1::IngestResult>, Failure> {
+        let mut replies = replies.into_iter();
+        let mut results = Vec::with_capacity(self.plan.len());
+        let (mut messages, mut bytes) = (0, 0);
+        for plan in self.plan {
+            let result = match plan {
+                Plan::Refused(refused) => ingest_result::Result::Refused(refused),
+                Plan::Proposed { payload_bytes } => {
+                    messages += 1;
+                    bytes += payload_bytes;
+                    result_of(replies.next().ok_or_else(run_ended)?)?
+                }
+                Plan::Consumed(refused) => match replies.next().ok_or_else(run_ended)? {
+                    Reply::Refused(Refusal::ProducerRefused(_)) => ingest_result::Result::Refused(refused),
+                    other => result_of(other)?,
+                },
+            };
+            if let ingest_result::Result::Refused(refused) = &result {
+                context.metrics.refused(refused.reason());
+            }
+            results.push(v1::IngestResult { result: Some(result) });
+        }
+        context.metrics.ingested.inc_by(messages);
+        context.metrics.ingested_bytes.inc_by(bytes);
+        Ok(results)
+    }
+}
+
+fn result_of(reply: Reply) -> Result<ingest_result::Result, Failure> {
+    match reply {
+        Reply::Ingested { sequence, duplicate } => {
+            Ok(ingest_result::Result::Accepted(v1::IngestAccepted { sequence: sequence.0, duplicate }))
+        }
+        Reply::Refused(Refusal::Superseded) => Err(run_ended()),
+        Reply::Refused(refusal) => {
+            let mut refused = permanent(reason_of(&refusal), refusal.to_string());
+            if let Refusal::ProducerGap { expected, .. } | Refusal::ProducerSequenceUsed { expected, .. } = refusal {
+                refused.expected_producer_sequence = expected;
+            }
+            Ok(ingest_result::Result::Refused(refused))
+        }
+        other => unreachable!("an ingest was answered with {other:?}"),
+    }
+}
+
+fn permanent(reason: Reason, text: impl Into<String>) -> IngestRefused {
+    IngestRefused { reason: reason.into(), text: text.into(), ..IngestRefused::default() }
+}
+
+impl Acceptor {
+    pub(super) fn new(context: Arc<Context>, run: RunId) -> Self {
+        Self { context, run, refusals: 0, refused: BTreeMap::new() }
+    }
+
+    /// Checks a frame and proposes what can be.
+    pub(super) async fn accept(&mut self, frame: v1::IngestRequest) -> Result<Frame, Failure> {
+        let mut accepted = Accepted::default();
+        for batch in frame.batches {
+            self.accept_batch(batch, &mut accepted).await?;
+        }
+        let Accepted { plan, commands, rooms, bytes } = accepted;
+        let propose = |commands| self.context.proposer.propose(commands, Class::Ingest(self.run));
+        let proposed = (!commands.is_empty()).then(|| propose(commands));
+        Ok(Frame { plan, proposed, bytes, _rooms: rooms })
+    }
+
+    async fn accept_batch(&mut self, batch: v1::IngestBatch, accepted: &mut Accepted) -> Result<(), Failure> {
+        let Some(view) = view_named(&self.context, &batch.interface).await? else {
+            let refused = permanent(Reason::UnknownInterface, unknown_interface(&batch.interface));
+            accepted.plan.extend(batch.messages.iter().map(|_| Plan::Refused(refused.clone())));
+            return Ok(());
+        };
+        if let Some(latest) = self.refused.get(&view.id).copied() {
+            if batch.after_refusal != latest {
+                let refusal = earlier_refused(latest);
+                accepted.plan.extend(batch.messages.iter().map(|_| self.refuse(view.id, &refusal)));
+                return Ok(());
+            }
+            self.refused.remove(&view.id);
+        }
+        let config = view.config();
+        let candidates = check_all(&view, &config, batch, accepted);
+        if !candidates.is_empty() {
+            self.admit(&view, &config, candidates, accepted).await?;
+        }
+        Ok(())
+    }
+
+    /// Proposes what there is room for. What there is none for gets its first answer if it is known, and is refused
+    /// otherwise.
+    async fn admit(
+        &mut self,
+        view: &Arc<InterfaceView>,
+        config: &InterfaceConfig,
+        candidates: Vec<Candidate>,
+        accepted: &mut Accepted,
+    ) -> Result<(), Failure> {
+        let fit = candidates.iter().filter(|candidate| candidate.refused.is_none());
+        let sizes: Vec<u64> = fit.map(|candidate| (candidate.ingest.payload.len() + MESSAGE_BYTES) as u64).collect();
+        let (room, mut free, mut transient) = self.context.admission.take_room(view, config, &sizes);
+        accepted.rooms.push(room);
+        let known = match transient.is_none() && sizes.len() == candidates.len() {
+            true => Vec::new(),
+            false => self.known(view.id, &candidates).await?,
+        };
+        for (n, candidate) in candidates.into_iter().enumerate() {
+            let Candidate { ingest, refused, impossible, at } = candidate;
+            if known.get(n).copied().unwrap_or(false) && !impossible {
+                accepted.ingest(ingest);
+                continue;
+            }
+            match (refused, &transient) {
+                (Some(refused), _) => accepted.consume(ingest, refused, at),
+                (None, Some(refusal)) if free == 0 => {
+                    accepted.plan[at] = self.refuse(view.id, refusal);
+                    transient = self.refused.get(&view.id).map(|latest| earlier_refused(*latest));
+                }
+                (None, _) => {
+                    free = free.saturating_sub(1);
+                    accepted.ingest(ingest);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which ids are known: those get their first answer before any limit is looked at.
+    async fn known(&self, id: InterfaceId, candidates: &[Candidate]) -> Result<Vec<bool>, Failure> {
+        let ids: Vec<MessageId> = candidates.iter().map(|candidate| candidate.ingest.message_id).collect();
+        let ask = move |view: ordo_storage::View<'_>| -> Vec<bool> {
+            let interface = view.state.interface(id);
+            let known = |id: &MessageId| interface.is_some_and(|interface| interface.sequence_of(*id).is_some());
+            ids.iter().map(known).collect()
+        };
+        self.context.machine.query(ask).await.map_err(|_| stopped(&self.context))
+    }
+
+    /// A transient refusal: numbered, and the interface stays refused on this stream until a frame names it.
+    fn refuse(&mut self, id: InterfaceId, refusal: &Transient) -> Plan {
+        self.refusals += 1;
+        self.refused.insert(id, self.refusals);
+        Plan::Refused(IngestRefused {
+            reason: refusal.reason.into(),
+            text: refusal.text.clone(),
+            refusal: self.refusals,
+            retry_after_ms: refusal.retry_after_ms,
+            expected_producer_sequence: 0,
+        })
+    }
+}
+
+/// What a frame has come to so far.
+#[derive(Default)]
+struct Accepted {
+    plan: Vec<Plan>,
+    commands: Vec<Command>,
+    rooms: Vec<Room>,
+    bytes: usize,
+}
+
+impl Accepted {
+    fn ingest(&mut self, ingest: Ingest) {
+        self.bytes += ingest.payload.len() + MESSAGE_BYTES;
+        self.commands.push(Command::Ingest(ingest));
+    }
+
+    /// Refused for good: a number that came with it is used up through the log, so that it leaves no gap.
+    fn consume(&mut self, ingest: Ingest, refused: IngestRefused, at: usize) {
+        let Some(numbered) = ingest.numbered else {
+            self.plan[at] = Plan::Refused(refused);
+            return;
+        };
+        self.plan[at] = Plan::Consumed(refused);
+        let refuse = RefuseIngest { interface: ingest.interface, message_id: ingest.message_id, numbered };
+        self.commands.push(Command::RefuseIngest(refuse));
+    }
+}
+
+/// Sorts out what can never be taken.
+fn check_all(
+    view: &InterfaceView,
+    config: &InterfaceConfig,
+    batch: v1::IngestBatch,
+    accepted: &mut Accepted,
+) -> Vec<Candidate> {
+    let mut candidates = Vec::with_capacity(batch.messages.len());
+    let producer = batch.producer;
+    for message in batch.messages {
+        let message_id = match check_identity(&producer, &message) {
+            Ok(message_id) => message_id,
+            Err(refused) => {
+                accepted.plan.push(Plan::Refused(refused));
+                continue;
+            }
+        };
+        let headers = check_headers(&message.headers);
+        let impossible = headers.is_err() || message.payload.len() > PAYLOAD_BYTES_MAX as usize;
+        let refused = match headers {
+            Ok(()) => check_payload(config, &message).err(),
+            Err(failure) => Some(permanent(failure.reason, failure.text)),
+        };
+        let numbered = (!producer.is_empty()).then(|| (producer.clone(), message.producer_sequence));
+        let headers: Vec<_> = message.headers.into_iter().map(header_from_proto).collect();
+        let digest = digest(&message.payload, &headers);
+        let payload = message.payload;
+        let at = accepted.plan.len();
+        accepted.plan.push(Plan::Proposed { payload_bytes: payload.len() as u64 });
+        let ingest = Ingest { interface: view.id, message_id, digest, payload, headers, numbered };
+        candidates.push(Candidate { ingest, refused, impossible, at });
+    }
+    candidates
+}
+
+fn earlier_refused(latest: u64) -> Transient {
+    let text = format!(
+        "an earlier message of this interface was refused on this stream; send again with after_refusal = {latest}"
+    );
+    Transient { reason: Reason::EarlierRefused, text, retry_after_ms: 0 }
+}
+
+fn check_identity(producer: &str, message: &v1::IngestMessage) -> Result<MessageId, IngestRefused> {
+    let wrong = |failure: Failure| permanent(failure.reason, failure.text);
+    let message_id = uuid_of("message_id", &message.message_id).map_err(wrong)?;
+    if producer.len() > NAME_BYTES_MAX {
+        let text = format!("producer has {} bytes; at most {NAME_BYTES_MAX} are allowed", producer.len());
+        return Err(permanent(Reason::TooLarge, text));
+    }
+    match (producer.is_empty(), message.producer_sequence) {
+        (true, 0) | (false, 1..) => Ok(MessageId(message_id)),
+        (true, given) => {
+            let text = format!("producer_sequence is {given}, but producer is empty");
+            Err(permanent(Reason::InvalidField, text))
+        }
+        (false, 0) => {
+            let text = "producer_sequence is 0; a producer that is named numbers its messages from 1";
+            Err(permanent(Reason::InvalidField, text))
+        }
+    }
+}
+
+fn check_payload(config: &InterfaceConfig, message: &v1::IngestMessage) -> Result<(), IngestRefused> {
+    let (bytes, limit) = (message.payload.len(), config.payload_bytes_max as usize);
+    if bytes <= limit {
+        return Ok(());
+    }
+    let text = format!("payload has {bytes} bytes; payload_bytes_max of the interface is {limit}");
+    Err(permanent(Reason::TooLarge, text))
+}
+
+/// The name is cut to what a name may be, whatever somebody sent.
+fn unknown_interface(name: &str) -> String {
+    format!("interface {:?} is unknown", name.chars().take(NAME_BYTES_MAX).collect::<String>())
+}

@@ -1,0 +1,268 @@
+//! The Work service: assignments out as the dispatcher gives them, reports in, one proposal per frame of them.
+
+mod report;
+
+use super::{FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, Stream, bytes_of, failed, uuid_of};
+use crate::context::Context;
+use crate::leader::{Assignment, Event, Freed, Hold, Place, WorkPush, WorkerHello, WorkerId};
+use crate::proposer::{Class, Proposed};
+use ordo_core::limits::{NAME_BYTES_MAX, STAGES_MAX};
+use ordo_core::{InterfaceId, Sequence, Turn};
+use ordo_wire::convert::headers_to_proto;
+use ordo_wire::status::Failure;
+use ordo_wire::v1::work_service_server::WorkService;
+use ordo_wire::v1::{self, Reason};
+use report::Reports;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Frames of reports of one stream that are on their way.
+const REPORT_FRAMES: usize = 64;
+/// How long a stream may take to say who it is.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// What one hello may name at most.
+const HELLO_STAGES: usize = 32 * STAGES_MAX;
+
+/// See [`WorkService`].
+pub(super) struct Work {
+    context: Arc<Context>,
+}
+
+impl Work {
+    pub(super) fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+}
+
+type Responses = mpsc::Sender<Result<v1::WorkResponse, Status>>;
+
+#[tonic::async_trait]
+impl WorkService for Work {
+    type WorkStream = ReceiverStream<Result<v1::WorkResponse, Status>>;
+
+    async fn work(&self, request: Request<Streaming<v1::WorkRequest>>) -> Result<Response<Self::WorkStream>, Status> {
+        let stream = Stream::open(&self.context).await?;
+        let (responses, receiver) = mpsc::channel(FRAMES_WAITING);
+        let pump = Pump {
+            stream,
+            assignments: VecDeque::new(),
+            pending: VecDeque::new(),
+            next: v1::WorkResponse::default(),
+            waiting: false,
+        };
+        tokio::spawn(pump.run(request.into_inner(), responses));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// One stream's task.
+struct Pump {
+    stream: Stream,
+    /// Given by the dispatcher and not written.
+    assignments: VecDeque<Assignment>,
+    /// Reports that are proposed, oldest first.
+    pending: VecDeque<Reports>,
+    /// What goes out beside assignments.
+    next: v1::WorkResponse,
+    /// `next` holds something.
+    waiting: bool,
+}
+
+impl Pump {
+    async fn run(mut self, mut incoming: Streaming<v1::WorkRequest>, responses: Responses) {
+        let context = Arc::clone(&self.stream.context);
+        let _open = context.metrics.stream("work");
+        let ended = self.serve(&mut incoming, &responses).await;
+        context.machine.send(Event::WorkerLeft { session: self.stream.session });
+        if let Err(failure) = ended {
+            // Whoever left needs no reason.
+            let _ = responses.send(Err(failure.to_status())).await;
+        }
+    }
+
+    /// Until the worker leaves, or the stream has to end.
+    async fn serve(&mut self, incoming: &mut Streaming<v1::WorkRequest>, responses: &Responses) -> Result<(), Failure> {
+        let (push, mut pushes) = mpsc::unbounded_channel();
+        self.greet(incoming, push).await?;
+        loop {
+            let reads = self.pending.len() < REPORT_FRAMES;
+            let writes = self.waiting || !self.assignments.is_empty();
+            tokio::select! {
+                biased;
+                failure = self.stream.lost() => return Err(failure),
+                proposed = first(&mut self.pending), if !self.pending.is_empty() => self.reported(proposed)?,
+                push = pushes.recv() => match push {
+                    Some(WorkPush::Welcome { unknown_stages }) => {
+                        self.next.welcome = Some(v1::WorkWelcome { unknown_stages });
+                        self.waiting = true;
+                    }
+                    Some(WorkPush::Assignments(mut assignments)) => self.assignments.extend(assignments.drain(..)),
+                    Some(WorkPush::Replaced) => {
+                        let text = "a newer stream of the same worker took this one's place";
+                        return Err(Failure::new(Reason::Replaced, text));
+                    }
+                    // The loops let go of their streams when they no longer lead.
+                    None => return Err(super::not_leader(&self.stream.context)),
+                },
+                permit = responses.reserve(), if writes => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    let response = self.response()?;
+                    permit.send(Ok(response));
+                }
+                frame = incoming.message(), if reads => match frame {
+                    Ok(Some(frame)) => self.frame(frame).await?,
+                    Ok(None) => return Ok(()),
+                    Err(status) => {
+                        tracing::debug!(code = ?status.code(), "a work stream broke");
+                        return Ok(());
+                    }
+                },
+            }
+        }
+    }
+
+    async fn greet(
+        &mut self,
+        incoming: &mut Streaming<v1::WorkRequest>,
+        push: mpsc::UnboundedSender<WorkPush>,
+    ) -> Result<(), Failure> {
+        let first = tokio::time::timeout(HELLO_WITHIN, incoming.message()).await;
+        let no_hello = || Failure::field("hello", "the first request of a Work stream carries hello");
+        let Ok(Ok(Some(mut frame))) = first else { return Err(no_hello()) };
+        let hello = frame.hello.take().ok_or_else(no_hello)?;
+        let hello = WorkerHello {
+            session: self.stream.session,
+            worker: WorkerId(uuid_of("hello.worker_id", &hello.worker_id)?),
+            name: named(hello.name, "hello.name")?,
+            stages: check_stages(hello.stages)?,
+            interface_prefix: named(hello.interface_prefix, "hello.interface_prefix")?,
+            holds: hello.holds.into_iter().map(hold_of).collect::<Result<_, _>>()?,
+            credits: hello.credits,
+            push,
+        };
+        self.stream.context.machine.send(Event::WorkerJoined(hello));
+        self.frame(frame).await
+    }
+
+    /// Does what a request says.
+    async fn frame(&mut self, frame: v1::WorkRequest) -> Result<(), Failure> {
+        let session = self.stream.session;
+        let machine = &self.stream.context.machine;
+        if frame.hello.is_some() {
+            return Err(Failure::field("hello", "hello came twice on one stream"));
+        }
+        if frame.credits > 0 {
+            machine.send(Event::WorkerCredits { session, credits: frame.credits });
+        }
+        if !frame.extends.is_empty() {
+            let holds = frame.extends.into_iter().map(hold_of).collect::<Result<_, _>>()?;
+            machine.send(Event::WorkerExtends { session, holds });
+        }
+        if frame.drain {
+            machine.send(Event::WorkerDrains { session });
+        }
+        // A leader that may have been replaced must not keep workers waiting for it.
+        if frame.heartbeat != 0 && self.stream.context.proposer.has_quorum() {
+            self.next.heartbeat = frame.heartbeat;
+            self.waiting = true;
+        }
+        if !frame.reports.is_empty() {
+            let (mut reports, commands) = Reports::check(&self.stream.context, frame.reports).await?;
+            if !commands.is_empty() {
+                reports.proposed = Some(self.stream.context.proposer.propose(commands, Class::Urgent));
+            }
+            self.pending.push_back(reports);
+        }
+        Ok(())
+    }
+
+    /// The oldest frame of reports is applied.
+    fn reported(&mut self, proposed: Proposed) -> Result<(), Failure> {
+        let Some(reports) = self.pending.pop_front() else { return Ok(()) };
+        let context = &self.stream.context;
+        let replies = proposed.map_err(|error| failed(context, error))?;
+        let (mut results, freed) = reports.results(context, replies);
+        if !freed.is_empty() {
+            context.machine.send(Event::WorkerFreed { session: self.stream.session, freed });
+        }
+        self.next.results.append(&mut results);
+        self.waiting = true;
+        Ok(())
+    }
+
+    /// What there is to send, up to a frame's bytes; bodies are read here.
+    fn response(&mut self) -> Result<v1::WorkResponse, Failure> {
+        let context = Arc::clone(&self.stream.context);
+        let mut response = std::mem::take(&mut self.next);
+        self.waiting = false;
+        let (mut bytes, mut gone) = (0, Vec::new());
+        while bytes < FRAME_BYTES && response.assignments.len() < FRAME_ITEMS {
+            let Some(assignment) = self.assignments.pop_front() else { break };
+            let place = assignment.place;
+            let body = context.store.body(place.interface, assignment.body_of, assignment.header_rows);
+            let body = body.map_err(|error| Failure::new(Reason::Unspecified, error.to_string()))?;
+            match body {
+                Some(body) => {
+                    bytes += body.payload.len();
+                    response.assignments.push(assignment_of(assignment, body));
+                }
+                // Done by somebody else in the meantime.
+                None => gone.push(Freed { place, turn: assignment.turn }),
+            }
+        }
+        context.metrics.assigned.inc_by(response.assignments.len() as u64);
+        if !gone.is_empty() {
+            context.machine.send(Event::WorkerFreed { session: self.stream.session, freed: gone });
+        }
+        Ok(response)
+    }
+}
+
+/// The replies to the oldest frame of reports.
+async fn first(pending: &mut VecDeque<Reports>) -> Proposed {
+    match pending.front_mut().and_then(|reports| reports.proposed.as_mut()) {
+        Some(proposed) => proposed.await,
+        None => Ok(Vec::new()),
+    }
+}
+
+fn assignment_of(assignment: Assignment, body: ordo_storage::Body) -> v1::WorkAssignment {
+    v1::WorkAssignment {
+        interface_id: bytes_of(assignment.place.interface.0),
+        interface: assignment.interface.to_string(),
+        incarnation: assignment.incarnation.0,
+        sequence: assignment.place.sequence.0,
+        stage: assignment.stage.to_string(),
+        turn: assignment.turn.0,
+        attempts: assignment.attempts,
+        message_id: bytes_of(assignment.message_id.0),
+        headers: headers_to_proto(&body.headers),
+        payload: body.payload,
+        lease_ms: assignment.lease_ms,
+    }
+}
+
+fn hold_of(extend: v1::WorkExtend) -> Result<Hold, Failure> {
+    let interface = InterfaceId(uuid_of("interface_id", &extend.interface_id)?);
+    let place = Place { interface, sequence: Sequence(extend.sequence) };
+    Ok(Hold { place, stage: extend.stage, turn: Turn(extend.turn) })
+}
+
+fn named(name: String, field: &str) -> Result<String, Failure> {
+    if name.len() <= NAME_BYTES_MAX {
+        return Ok(name);
+    }
+    Err(Failure::field(field, format!("{field} has {} bytes; at most {NAME_BYTES_MAX} are allowed", name.len())))
+}
+
+fn check_stages(stages: Vec<String>) -> Result<Vec<String>, Failure> {
+    if stages.is_empty() || stages.len() > HELLO_STAGES {
+        let text = format!("hello.stages names {} stages; 1 to {HELLO_STAGES} are allowed", stages.len());
+        return Err(Failure::field("hello.stages", text));
+    }
+    stages.into_iter().map(|stage| named(stage, "hello.stages")).collect()
+}
