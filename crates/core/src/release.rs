@@ -10,7 +10,21 @@ use crate::state::destination_number;
 
 impl Lane<'_> {
     /// Moves the watermark over every outcome that is final, and the checkpoints over what is not meant for them.
+    ///
+    /// A message that this finishes may resolve a dead letter, which may make room for a FAILED one at the head.
     pub(crate) fn release(&mut self) {
+        while self.raise_watermark() {
+            let id = self.interface.id;
+            self.effect(Effect::Released { interface: id });
+            for number in 0..self.interface.destinations.len() {
+                self.pass_over(destination_number(number));
+            }
+            self.finish();
+        }
+    }
+
+    /// Whether it moved.
+    fn raise_watermark(&mut self) -> bool {
         let interface = &mut *self.interface;
         let before = interface.watermark;
         while let Some(slot) = interface.slot(interface.watermark.next()) {
@@ -23,15 +37,7 @@ impl Lane<'_> {
             }
             interface.watermark = interface.watermark.next();
         }
-        if interface.watermark == before {
-            return;
-        }
-        let id = interface.id;
-        self.effect(Effect::Released { interface: id });
-        for number in 0..self.interface.destinations.len() {
-            self.pass_over(destination_number(number));
-        }
-        self.finish();
+        interface.watermark != before
     }
 
     /// Everything through `through`, which is released, is done for a destination.
@@ -60,6 +66,7 @@ impl Lane<'_> {
         self.pass_over(number);
         self.destination_changed(number);
         self.finish();
+        self.release();
     }
 
     /// Moves a checkpoint over released sequences that are meant for other destinations only.
