@@ -240,5 +240,4 @@ impl GatewayConfig {
 }
 
 #[cfg(test)]
-#[path = "config/tests.rs"]
 mod tests;

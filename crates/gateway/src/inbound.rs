@@ -233,5 +233,4 @@ impl<K: Sink> Inbound<K> {
 }
 
 #[cfg(test)]
-#[path = "inbound/tests.rs"]
 mod tests;

@@ -230,5 +230,4 @@ fn told(code: AckCode, text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "outbound/tests.rs"]
 mod tests;

@@ -90,6 +90,21 @@ fn the_defaults_are_those_the_documentation_shows() {
 }
 
 #[test]
+fn the_example_file_is_right_and_its_comments_name_the_defaults() {
+    let text = include_str!("../../../../cluster/gateway.toml");
+    GatewayConfig::parse(text).unwrap();
+    let (head, tail) = text.split_once("# The defaults:\n").unwrap();
+    let values = tail
+        .lines()
+        .map(|line| line.trim_start_matches("# ").trim_start_matches('#'));
+    let (top, sections): (Vec<_>, Vec<_>) =
+        values.partition(|line| line.starts_with("shutdown_ms"));
+    let config =
+        GatewayConfig::parse(&[&top.join("\n"), head, &sections.join("\n")].join("\n")).unwrap();
+    assert_eq!(config, GatewayConfig::parse(text).unwrap());
+}
+
+#[test]
 fn every_wrong_value_is_named_with_what_is_allowed() {
     let found = problems(
         r#"

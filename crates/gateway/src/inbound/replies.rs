@@ -43,8 +43,8 @@ pub(super) fn outcome(interface: &str, error: &SendError) -> Outcome {
                     condition: ErrorCondition::DuplicateKey,
                     msh_field: Some(10),
                     text: format!(
-                        "conflict: interface {interface} has accepted another message with the same MSH-3, MSH-4 and \
-                         MSH-10 but different content; a changed message needs a new control id"
+                        "conflict: another message with the same MSH-3, MSH-4 and MSH-10 but different content was \
+                         accepted before on interface {interface}; a changed message needs a new control id"
                     ),
                 });
             }
