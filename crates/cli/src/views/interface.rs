@@ -1,0 +1,416 @@
+//! Interfaces.
+
+use ordo_client::proto;
+use serde::Serialize;
+
+use super::{Message, bytes, span, unless_zero, uuid};
+use crate::output::{Card, Row};
+
+/// An interface: its configuration and where it stands.
+#[derive(Debug, Serialize)]
+pub struct Interface {
+    name: String,
+    interface_id: String,
+    incarnation: u32,
+    config_version: u64,
+    paused: bool,
+    stages: Vec<Stage>,
+    window: u32,
+    backlog: u64,
+    dedup_messages: u32,
+    payload_bytes_max: u32,
+    dead_letters_max: u32,
+    dead_letter_bytes_max: u64,
+    last_sequence: u64,
+    watermark: u64,
+    failed: u64,
+    filtered: u64,
+    dead_letters: u64,
+    destinations: Vec<Destination>,
+}
+
+#[derive(Debug, Serialize)]
+struct Stage {
+    name: String,
+    max_attempts: u32,
+    max_losses: u32,
+    lease_ms: u32,
+    backoff_ms: u32,
+    backoff_ms_max: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Destination {
+    name: String,
+    max_attempts: u32,
+    max_in_flight: u32,
+    checkpoint: u64,
+    delivered: u64,
+    skipped: u64,
+    in_flight: u64,
+    epoch: u64,
+    holder: String,
+    suspended_ms: u64,
+    attempts: u32,
+    reason: String,
+}
+
+impl From<proto::Interface> for Interface {
+    fn from(wire: proto::Interface) -> Self {
+        let config = wire.config.unwrap_or_default();
+        let destinations = config.destinations;
+        let with_config = |state: proto::DestinationState| {
+            let config = destinations.iter().find(|config| config.name == state.name);
+            Destination {
+                max_attempts: config.map_or(0, |config| config.max_attempts),
+                max_in_flight: config.map_or(0, |config| config.max_in_flight),
+                name: state.name,
+                checkpoint: state.checkpoint,
+                delivered: state.delivered,
+                skipped: state.skipped,
+                in_flight: state.in_flight,
+                epoch: state.epoch,
+                holder: state.holder,
+                suspended_ms: state.suspended_ms,
+                attempts: state.attempts,
+                reason: state.reason,
+            }
+        };
+        Self {
+            name: wire.name,
+            interface_id: uuid(&wire.interface_id),
+            incarnation: wire.incarnation,
+            config_version: wire.config_version,
+            paused: config.paused,
+            stages: config.stages.into_iter().map(Stage::from).collect(),
+            window: config.window,
+            backlog: config.backlog,
+            dedup_messages: config.dedup_messages,
+            payload_bytes_max: config.payload_bytes_max,
+            dead_letters_max: config.dead_letters_max,
+            dead_letter_bytes_max: config.dead_letter_bytes_max,
+            last_sequence: wire.last_sequence,
+            watermark: wire.watermark,
+            failed: wire.failed,
+            filtered: wire.filtered,
+            dead_letters: wire.dead_letters,
+            destinations: wire.destinations.into_iter().map(with_config).collect(),
+        }
+    }
+}
+
+impl From<proto::StageConfig> for Stage {
+    fn from(wire: proto::StageConfig) -> Self {
+        Self {
+            name: wire.name,
+            max_attempts: wire.max_attempts,
+            max_losses: wire.max_losses,
+            lease_ms: wire.lease_ms,
+            backoff_ms: wire.backoff_ms,
+            backoff_ms_max: wire.backoff_ms_max,
+        }
+    }
+}
+
+impl Stage {
+    fn sentence(&self) -> String {
+        format!(
+            "{}: {} attempts (back-off {} to {}), {} losses, lease {}",
+            self.name,
+            self.max_attempts,
+            span(self.backoff_ms.into()),
+            span(self.backoff_ms_max.into()),
+            self.max_losses,
+            span(self.lease_ms.into()),
+        )
+    }
+}
+
+impl Destination {
+    fn sentence(&self) -> String {
+        let holder = match self.holder.as_str() {
+            "" => "no consumer".to_owned(),
+            holder => format!("held by {holder} (epoch {})", self.epoch),
+        };
+        let mut text = format!(
+            "{}: through {}, {} delivered, {} skipped, {} in flight, {holder}",
+            self.name, self.checkpoint, self.delivered, self.skipped, self.in_flight
+        );
+        if self.suspended_ms > 0 {
+            text.push_str(&format!(", suspended for {}", span(self.suspended_ms)));
+        }
+        if self.attempts > 0 {
+            text.push_str(&format!(
+                ", {} of {} attempts failed",
+                self.attempts, self.max_attempts
+            ));
+        }
+        if !self.reason.is_empty() && (self.suspended_ms > 0 || self.attempts > 0) {
+            text.push_str(&format!(": {}", self.reason));
+        }
+        text
+    }
+}
+
+fn lines<T>(list: &[T], sentence: impl Fn(&T) -> String) -> String {
+    list.iter().map(sentence).collect::<Vec<_>>().join("\n")
+}
+
+impl Card for Interface {
+    fn properties(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("interface", self.name.clone()),
+            (
+                "id",
+                format!("{} (incarnation {})", self.interface_id, self.incarnation),
+            ),
+            ("configuration", format!("version {}", self.config_version)),
+            (
+                "paused",
+                if self.paused {
+                    "yes: ingest is refused".to_owned()
+                } else {
+                    String::new()
+                },
+            ),
+            (
+                "stages",
+                if self.stages.is_empty() {
+                    "none".to_owned()
+                } else {
+                    lines(&self.stages, Stage::sentence)
+                },
+            ),
+            ("sequences", format!("1 to {}", self.last_sequence)),
+            ("released", format!("through {}", self.watermark)),
+            ("failed", unless_zero(self.failed)),
+            ("filtered", unless_zero(self.filtered)),
+            ("dead letters", unless_zero(self.dead_letters)),
+            (
+                "destinations",
+                lines(&self.destinations, Destination::sentence),
+            ),
+            (
+                "limits",
+                format!(
+                    "window {}, backlog {}, payload {}, dead letters {} in {}, {} finished ids known",
+                    self.window,
+                    self.backlog,
+                    bytes(self.payload_bytes_max.into()),
+                    self.dead_letters_max,
+                    bytes(self.dead_letter_bytes_max),
+                    self.dedup_messages
+                ),
+            ),
+        ]
+    }
+}
+
+/// An interface in a list. Programs get the whole.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct InterfaceRow(pub Interface);
+
+impl Row for InterfaceRow {
+    const HEADINGS: &'static [&'static str] = &[
+        "interface",
+        "stages",
+        ">last",
+        ">released",
+        ">delivered through",
+        ">dead letters",
+        "state",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let interface = &self.0;
+        let stages = interface
+            .stages
+            .iter()
+            .map(|stage| stage.name.as_str())
+            .collect::<Vec<_>>();
+        let slowest = interface
+            .destinations
+            .iter()
+            .map(|destination| destination.checkpoint)
+            .min();
+        vec![
+            interface.name.clone(),
+            stages.join(" → "),
+            interface.last_sequence.to_string(),
+            interface.watermark.to_string(),
+            slowest.unwrap_or(0).to_string(),
+            interface.dead_letters.to_string(),
+            interface.state(),
+        ]
+    }
+}
+
+impl Interface {
+    fn state(&self) -> String {
+        let mut states = Vec::new();
+        if self.paused {
+            states.push("paused".to_owned());
+        }
+        for destination in &self.destinations {
+            if destination.suspended_ms > 0 {
+                states.push(format!("{} suspended", destination.name));
+            } else if destination.holder.is_empty() {
+                states.push(format!("{} has no consumer", destination.name));
+            }
+        }
+        states.join(", ")
+    }
+}
+
+/// What an interface's head waits for.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    interface: Interface,
+    sentences: Vec<String>,
+    head: Option<Message>,
+    head_waiting_ms: u64,
+    behind: u64,
+    behind_ready: u64,
+    workers: u32,
+}
+
+impl From<proto::ExplainInterfaceResponse> for Explanation {
+    fn from(wire: proto::ExplainInterfaceResponse) -> Self {
+        Self {
+            interface: wire.interface.unwrap_or_default().into(),
+            sentences: wire.sentences,
+            head: wire.head.map(Message::from),
+            head_waiting_ms: wire.head_waiting_ms,
+            behind: wire.behind,
+            behind_ready: wire.behind_ready,
+            workers: wire.workers,
+        }
+    }
+}
+
+impl Card for Explanation {
+    fn properties(&self) -> Vec<(&'static str, String)> {
+        let mut properties = vec![
+            ("interface", self.interface.name.clone()),
+            (
+                "sequences",
+                format!("1 to {}", self.interface.last_sequence),
+            ),
+            ("released", format!("through {}", self.interface.watermark)),
+        ];
+        if let Some(head) = &self.head {
+            properties.push(("head", head.standing()));
+            properties.push(("waiting for", span(self.head_waiting_ms)));
+            properties.push(("workers there", self.workers.to_string()));
+            let behind = format!(
+                "{}, of them {} through their stages",
+                self.behind, self.behind_ready
+            );
+            properties.push(("behind it", behind));
+        }
+        properties.push((
+            "destinations",
+            lines(&self.interface.destinations, Destination::sentence),
+        ));
+        properties
+    }
+
+    fn below(&self) -> Option<String> {
+        (!self.sentences.is_empty()).then(|| self.sentences.join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+    use super::*;
+
+    fn wire() -> proto::Interface {
+        let stage = proto::StageConfig {
+            name: "validate".into(),
+            lease_ms: 30_000,
+            ..Default::default()
+        };
+        let destination = proto::DestinationConfig {
+            name: "default".into(),
+            max_attempts: 3,
+            max_in_flight: 1_000,
+        };
+        let state = proto::DestinationState {
+            name: "default".into(),
+            checkpoint: 7,
+            suspended_ms: 2_500,
+            reason: "no connection".into(),
+            ..Default::default()
+        };
+        proto::Interface {
+            name: "rad".into(),
+            interface_id: vec![7; 16].into(),
+            config_version: 2,
+            config: Some(proto::InterfaceConfig {
+                stages: vec![stage],
+                destinations: vec![destination],
+                ..Default::default()
+            }),
+            last_sequence: 9,
+            watermark: 8,
+            destinations: vec![state],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_interface_has_the_fields_that_scripts_read() {
+        let json = serde_json::to_value(Interface::from(wire())).unwrap();
+        assert_eq!(json["name"], "rad");
+        assert_eq!(json["interface_id"], "07070707-0707-0707-0707-070707070707");
+        assert_eq!(json["config_version"], 2);
+        assert_eq!(json["stages"][0]["name"], "validate");
+        assert_eq!(json["stages"][0]["lease_ms"], 30_000);
+        assert_eq!(
+            (&json["last_sequence"], &json["watermark"]),
+            (&9.into(), &8.into())
+        );
+        let destination = &json["destinations"][0];
+        assert_eq!(
+            (&destination["checkpoint"], &destination["max_in_flight"]),
+            (&7.into(), &1_000.into())
+        );
+    }
+
+    #[test]
+    fn a_row_of_the_list_says_what_is_wrong() {
+        let cells = InterfaceRow(wire().into()).cells();
+        assert_eq!(
+            cells,
+            ["rad", "validate", "9", "8", "7", "0", "default suspended"]
+        );
+        assert_eq!(cells.len(), InterfaceRow::HEADINGS.len());
+    }
+
+    #[test]
+    fn a_suspended_destination_says_for_how_long_and_why() {
+        let interface = Interface::from(wire());
+        let sentence = interface.destinations[0].sentence();
+        assert!(
+            sentence.ends_with("no consumer, suspended for 2.5 s: no connection"),
+            "{sentence}"
+        );
+    }
+
+    #[test]
+    fn an_explanation_without_a_head_says_so_to_programs() {
+        let wire = proto::ExplainInterfaceResponse {
+            interface: Some(wire()),
+            sentences: vec!["everything is released".into()],
+            ..Default::default()
+        };
+        let explanation = Explanation::from(wire);
+        let json = serde_json::to_value(&explanation).unwrap();
+        assert!(json["head"].is_null());
+        assert_eq!(json["interface"]["name"], "rad");
+        assert_eq!(explanation.below().unwrap(), "everything is released");
+    }
+}
