@@ -83,6 +83,8 @@ pub struct MachineOptions {
     pub lump_bytes_max: usize,
     /// Whether every invariant is checked after every lump: costs a walk over all unfinished messages.
     pub check_invariants: bool,
+    /// Whether log indexes may be left out, which means damage everywhere but in openraft's own storage suite.
+    pub allow_gaps: bool,
 }
 
 impl Default for MachineOptions {
@@ -91,6 +93,7 @@ impl Default for MachineOptions {
             lump_entries_max: 256,
             lump_bytes_max: 4 << 20,
             check_invariants: false,
+            allow_gaps: false,
         }
     }
 }
@@ -200,7 +203,7 @@ impl<O: Observer> Machine<O> {
     ) -> Result<(Self, MachineLoop<O>), StoreError> {
         let (jobs, queue) = mpsc::unbounded_channel();
         let machine_loop =
-            MachineLoop::new(store.clone(), observer, queue, options.check_invariants)?;
+            MachineLoop::new(store.clone(), observer, queue, options.clone())?;
         Ok((
             Self {
                 jobs,

@@ -1,6 +1,6 @@
 //! The loop that owns the state.
 
-use crate::machine::{Lump, Observer, View};
+use crate::machine::{Lump, MachineOptions, Observer, View};
 use crate::store::StateStore;
 use crate::store_error::StoreError;
 use crate::store_hash::{StateHash, hash};
@@ -39,7 +39,7 @@ pub struct MachineLoop<O: Observer> {
     observer: O,
     queue: UnboundedReceiver<Job<O::Event>>,
     applied: Applied,
-    check_invariants: bool,
+    options: MachineOptions,
     /// Kept for its room.
     replies: Vec<(Option<ApplyResponder<TypeConfig>>, EntryReply)>,
 }
@@ -57,7 +57,7 @@ impl<O: Observer> MachineLoop<O> {
         store: StateStore,
         observer: O,
         queue: UnboundedReceiver<Job<O::Event>>,
-        check_invariants: bool,
+        options: MachineOptions,
     ) -> Result<Self, StoreError> {
         let mut machine = Self {
             state: State::default(),
@@ -65,7 +65,7 @@ impl<O: Observer> MachineLoop<O> {
             store,
             observer,
             queue,
-            check_invariants,
+            options,
             replies: Vec::new(),
         };
         machine.load()?;
@@ -160,10 +160,12 @@ impl<O: Observer> MachineLoop<O> {
             last_log_id: Some(last_log_id),
             membership: self.applied.membership.clone(),
         };
+        let mut previous = self.applied.last_log_id.map(|log_id| log_id.index);
         store.checked(|| {
             for (entry, responder) in entries {
                 let index = entry.log_id.index;
-                self.check_order(index)?;
+                self.check_order(previous, index)?;
+                previous = Some(index);
                 let replies = self.apply_entry(entry, &mut applied.membership, &mut effects)?;
                 self.replies.push((responder, EntryReply(replies)));
             }
@@ -210,19 +212,22 @@ impl<O: Observer> MachineLoop<O> {
     }
 
     /// An entry left out would make this replica differ from the others for good.
-    fn check_order(&self, index: u64) -> Result<(), StoreError> {
-        let expected = self.applied.index() + 1 + self.replies.len() as u64;
-        match self.applied.last_log_id.is_none() || index == expected {
-            true => Ok(()),
-            false => Err(StoreError::Entry {
-                index,
-                what: format!("{expected} is the next one"),
-            }),
+    fn check_order(&self, previous: Option<u64>, index: u64) -> Result<(), StoreError> {
+        match previous.map(|previous| previous + 1) {
+            Some(expected)
+                if index < expected || (index > expected && !self.options.allow_gaps) =>
+            {
+                Err(StoreError::Entry {
+                    index,
+                    what: format!("{expected} is the next one"),
+                })
+            }
+            _ => Ok(()),
         }
     }
 
     fn check(&self, index: u64) -> Result<(), StoreError> {
-        if !self.check_invariants {
+        if !self.options.check_invariants {
             return Ok(());
         }
         invariants::check(&self.state).map_err(|violation| StoreError::Invariant {

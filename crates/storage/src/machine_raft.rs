@@ -38,10 +38,11 @@ impl<O: Observer> RaftStateMachine<TypeConfig> for Machine<O> {
         Ok((applied.last_log_id, applied.membership))
     }
 
-    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
+        let mut entries = entries.fuse();
         let mut in_flight: VecDeque<oneshot::Receiver<Result<(), StoreError>>> = VecDeque::new();
         while let Some(first) = entries.next().await {
             let lump = self.gather(first?, &mut entries)?;

@@ -1,0 +1,293 @@
+//! openraft on our log and our machine: its own storage suite, and one node that runs, ends and runs again.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod state_support;
+
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::{Config, OptionalSend, Raft, SnapshotPolicy, StorageError};
+use ordo_core::{Command, Reply, Sequence};
+use ordo_storage::log::{Log, LogOptions, LogThread};
+use ordo_storage::{
+    EntryData, FileDisk, Lump, Machine, MachineHandle, MachineOptions, Member, MemoryState,
+    Observer, RaftLog, Snapshot, SnapshotFolder, StateStore, StoreOptions, TypeConfig, View, Vote,
+};
+use state_support::{lane, member};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tempfile::TempDir;
+
+fn open_log(folder: &Path) -> (RaftLog, LogThread) {
+    let disk = Arc::new(FileDisk::open(folder.join("log")).unwrap());
+    let options = LogOptions {
+        segment_bytes: 1 << 20,
+        ..LogOptions::default()
+    };
+    let (log, writer) = Log::open(disk, options).unwrap();
+    let thread = writer.spawn().unwrap();
+    (RaftLog::open(log).unwrap(), thread)
+}
+
+struct OnDisk;
+struct InMemory;
+
+/// Everything of one store, in the order in which it goes.
+type Guard = (LogThread, TempDir);
+
+fn build(store: impl FnOnce(&Path) -> StateStore) -> (Guard, RaftLog, Machine<()>) {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, thread) = open_log(folder.path());
+    let options = MachineOptions {
+        check_invariants: true,
+        allow_gaps: true,
+        ..MachineOptions::default()
+    };
+    let (machine, machine_loop) = Machine::new(store(folder.path()), (), options).unwrap();
+    drop(machine_loop.spawn().unwrap());
+    ((thread, folder), log, machine)
+}
+
+impl StoreBuilder<TypeConfig, RaftLog, Machine<()>, Guard> for OnDisk {
+    async fn build(&self) -> Result<(Guard, RaftLog, Machine<()>), StorageError<TypeConfig>> {
+        Ok(build(|folder| {
+            StateStore::open(folder, StoreOptions::default()).unwrap()
+        }))
+    }
+}
+
+impl StoreBuilder<TypeConfig, RaftLog, Machine<()>, Guard> for InMemory {
+    async fn build(&self) -> Result<(Guard, RaftLog, Machine<()>), StorageError<TypeConfig>> {
+        Ok(build(|folder| {
+            StateStore::open_in_memory(MemoryState::default(), folder, StoreOptions::default())
+                .unwrap()
+        }))
+    }
+}
+
+#[tokio::test]
+async fn openrafts_storage_suite_passes_on_disk() {
+    Suite::test_all(OnDisk).await.unwrap();
+}
+
+#[tokio::test]
+async fn openrafts_storage_suite_passes_in_memory() {
+    Suite::test_all(InMemory).await.unwrap();
+}
+
+/// A network without anybody.
+struct Nobody;
+
+impl RaftNetworkFactory<TypeConfig> for Nobody {
+    type Network = Self;
+
+    async fn new_client(&mut self, _: u64, _: &Member) -> Self {
+        Self
+    }
+}
+
+fn unreachable() -> Unreachable<TypeConfig> {
+    Unreachable::from_string("there is only one node")
+}
+
+impl RaftNetworkV2<TypeConfig> for Nobody {
+    type SnapshotData = SnapshotFolder;
+
+    async fn append_entries(
+        &mut self,
+        _: AppendEntriesRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        Err(RPCError::Unreachable(unreachable()))
+    }
+
+    async fn vote(
+        &mut self,
+        _: VoteRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        Err(RPCError::Unreachable(unreachable()))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _: Vote,
+        _: Snapshot,
+        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        Err(StreamingError::Unreachable(unreachable()))
+    }
+}
+
+/// Notes how far it was told.
+#[derive(Clone, Default)]
+struct Heard(Arc<AtomicU64>);
+
+impl Observer for Heard {
+    type Event = ();
+
+    fn applied(&mut self, view: View<'_>, lump: &Lump) {
+        assert_eq!(view.applied_index, lump.last_log_id.index);
+        self.0.store(view.applied_index, Ordering::Release);
+    }
+
+    fn event(&mut self, _: View<'_>, (): ()) {}
+
+    fn installed(&mut self, _: View<'_>) {}
+
+    fn idle(&mut self, _: View<'_>) {}
+}
+
+struct Node {
+    raft: Raft<TypeConfig, Machine<Heard>>,
+    handle: MachineHandle<()>,
+    store: StateStore,
+    heard: Heard,
+    machine: JoinHandle<()>,
+    log: LogThread,
+}
+
+async fn start(folder: &Path) -> Node {
+    let (log, log_thread) = open_log(folder);
+    let store = StateStore::open(folder, StoreOptions::default()).unwrap();
+    let heard = Heard::default();
+    let options = MachineOptions {
+        check_invariants: true,
+        ..MachineOptions::default()
+    };
+    let (machine, machine_loop) = Machine::new(store.clone(), heard.clone(), options).unwrap();
+    let handle = machine.handle();
+    let thread = machine_loop.spawn().unwrap();
+    let config = Config {
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(50),
+        max_in_snapshot_log_to_keep: 5,
+        purge_batch_size: 1,
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    };
+    let raft = Raft::new(
+        1,
+        Arc::new(config.validate().unwrap()),
+        Nobody,
+        log,
+        machine,
+    )
+    .await
+    .unwrap();
+    Node {
+        raft,
+        handle,
+        store,
+        heard,
+        machine: thread,
+        log: log_thread,
+    }
+}
+
+impl Node {
+    async fn leads(&self) {
+        let wait = self.raft.wait(Some(Duration::from_secs(30)));
+        wait.current_leader(1, "it is alone").await.unwrap();
+    }
+
+    async fn write(&self, n: u64, command: Command) -> Reply {
+        let entry = ordo_core::Entry {
+            cluster_time: ordo_core::ClusterTime(n),
+            wall_time: ordo_core::WallTime(n),
+            position: ordo_core::RunPosition { term: 1, run: 1, n },
+            commands: vec![command],
+        };
+        let data = EntryData(ordo_wire::entry::encode(&entry));
+        let written = self.raft.client_write(data).await.unwrap();
+        let told = self.heard.0.load(Ordering::Acquire);
+        assert!(
+            told >= written.log_id.index,
+            "the observer hears of an entry before its proposer does"
+        );
+        assert_eq!(written.data.0.len(), 1, "one reply a command");
+        written.data.0[0].clone()
+    }
+
+    async fn stop(self) {
+        self.raft.shutdown().await.unwrap();
+        self.handle.stop().await.unwrap();
+        self.machine.join().unwrap();
+        self.log.join();
+    }
+}
+
+fn ingest(n: u64) -> Command {
+    Command::Ingest(ordo_core::Ingest {
+        interface: lane(1),
+        message_id: ordo_core::MessageId(uuid::Uuid::from_u128(u128::from(n))),
+        digest: ordo_core::Digest([0; 16]),
+        payload: bytes::Bytes::from(format!("payload {n}")),
+        headers: Vec::new(),
+        numbered: None,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_answers_purges_below_its_snapshots_only_and_comes_back_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(folder.path()).await;
+    node.raft
+        .initialize(BTreeMap::from([(1, member(1))]))
+        .await
+        .unwrap();
+    node.leads().await;
+    let create = ordo_core::CreateInterface {
+        interface: lane(1),
+        name: "lane".to_owned(),
+        config: ordo_core::InterfaceConfig::default(),
+    };
+    node.write(1, Command::CreateInterface(create)).await;
+    let (mut node, mut hash) = (node, None);
+    for round in 0..3 {
+        for n in 0..80 {
+            let n = round * 80 + n + 1;
+            let reply = node.write(n + 1, ingest(n)).await;
+            assert_eq!(
+                reply,
+                Reply::Ingested {
+                    sequence: Sequence(n),
+                    duplicate: false
+                }
+            );
+        }
+        let wait = node.raft.wait(Some(Duration::from_secs(30)));
+        let purged = |metrics: &openraft::RaftMetrics<TypeConfig>| {
+            metrics.purged.is_some_and(|id| id.index > round * 80)
+        };
+        let metrics = wait
+            .metrics(purged, "a snapshot lets the log be purged")
+            .await
+            .unwrap();
+        let purged = metrics.purged.unwrap().index;
+        let snapshot = metrics.snapshot.unwrap().index;
+        assert!(purged <= snapshot && snapshot <= node.store.flushed_index());
+        hash = Some(node.handle.state_hash().await.unwrap());
+        node.stop().await;
+        node = start(folder.path()).await;
+        node.store.check_purged(metrics.purged).unwrap();
+        node.leads().await;
+    }
+    let now = node.handle.state_hash().await.unwrap();
+    assert_eq!(
+        Some(now.hash),
+        hash.map(|hash| hash.hash),
+        "a restart changes nothing"
+    );
+    let body = node.store.body(lane(1), Sequence(240), 0).unwrap().unwrap();
+    assert_eq!(body.payload, "payload 240");
+    node.stop().await;
+}

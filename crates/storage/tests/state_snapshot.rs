@@ -1,0 +1,403 @@
+//! Snapshots: made while entries are applied, sent, received, installed, and what a crash or damage on the way leaves.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod state_support;
+
+use bytes::Bytes;
+use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
+use ordo_storage::{
+    MemoryState, Snapshot, SnapshotChunk, SnapshotReader, SnapshotReceiver, StateStore, StoreError,
+};
+use state_support::{Running, Script, assert_same, log_id};
+use std::fs;
+use std::path::Path;
+
+async fn build(running: &mut Running<()>) -> Snapshot {
+    let mut builder = running
+        .machine
+        .try_create_snapshot_builder(true)
+        .await
+        .unwrap();
+    builder.build_snapshot().await.unwrap()
+}
+
+fn chunks(snapshot: &Snapshot) -> (Vec<SnapshotChunk>, u64, u64) {
+    let mut reader = SnapshotReader::open(&snapshot.snapshot).unwrap();
+    assert_eq!(*reader.meta(), snapshot.meta);
+    let mut chunks = Vec::new();
+    while let Some(chunk) = reader.next_chunk(10_000).unwrap() {
+        assert!(chunk.data.len() <= 10_000);
+        chunks.push(chunk);
+    }
+    (chunks, reader.files(), reader.bytes())
+}
+
+async fn send(snapshot: &Snapshot, to: &StateStore) -> Result<Snapshot, StoreError> {
+    let (chunks, files, bytes) = chunks(snapshot);
+    let mut receiver = SnapshotReceiver::begin(to)?;
+    chunks.iter().try_for_each(|chunk| receiver.chunk(chunk))?;
+    receiver.finish(files, bytes).await
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let all = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = all
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_snapshot_sent_to_another_node_is_the_same_state_and_goes_on() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut script = Script::new(21);
+    let mut leader = Running::open(here.path()).unwrap();
+    leader.apply(script.take(300)).await.unwrap();
+    let snapshot = build(&mut leader).await;
+    assert_eq!(snapshot.meta.last_log_id, Some(log_id(300)));
+    assert_eq!(*snapshot.meta.last_membership.log_id(), Some(log_id(1)));
+    assert_eq!(leader.store.flushed_index(), 300);
+    assert_eq!(
+        leader
+            .machine
+            .get_current_snapshot()
+            .await
+            .unwrap()
+            .unwrap()
+            .meta,
+        snapshot.meta
+    );
+
+    let mut follower = Running::open(there.path()).unwrap();
+    follower.apply(Script::new(21).take(40)).await.unwrap();
+    let received = send(&snapshot, &follower.store).await.unwrap();
+    assert_eq!(received.meta, snapshot.meta);
+    follower
+        .machine
+        .install_snapshot(&received.meta, received.snapshot)
+        .await
+        .unwrap();
+    assert_same(&follower, &script).await;
+    assert_eq!(follower.store.applied(), leader.store.applied());
+    assert_eq!(
+        follower
+            .machine
+            .get_current_snapshot()
+            .await
+            .unwrap()
+            .unwrap()
+            .meta,
+        snapshot.meta
+    );
+
+    let more = script.take(100);
+    leader.apply(more.clone()).await.unwrap();
+    follower.apply(more).await.unwrap();
+    assert_same(&leader, &script).await;
+    assert_same(&follower, &script).await;
+    follower.stop().await;
+    // The old table files are gone, and what comes back is the new state.
+    assert_eq!(names(&there.path().join("state")), ["00000002"]);
+    let follower = Running::open(there.path()).unwrap();
+    assert_same(&follower, &script).await;
+    follower.stop().await;
+    leader.stop().await;
+}
+
+#[tokio::test]
+async fn snapshots_are_made_while_entries_are_applied_and_only_the_newest_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut script = Script::new(22);
+    let mut running = Running::open(folder.path()).unwrap();
+    let mut newest = 0;
+    for _ in 0..6 {
+        let mut builder = running
+            .machine
+            .try_create_snapshot_builder(true)
+            .await
+            .unwrap();
+        let building = tokio::spawn(async move { builder.build_snapshot().await.unwrap() });
+        for _ in 0..10 {
+            running.apply(script.take(10)).await.unwrap();
+        }
+        let snapshot = building.await.unwrap();
+        let index = snapshot.meta.last_log_id.map_or(0, |log_id| log_id.index);
+        assert!(newest <= index && index <= script.index);
+        assert!(
+            running.store.flushed_index() >= index,
+            "a snapshot is never ahead of what is durable"
+        );
+        newest = index;
+        // It is exactly the state of the index it says: a node that installs it is that replica.
+        let other = tempfile::tempdir().unwrap();
+        let mut installed = Running::open(other.path()).unwrap();
+        installed
+            .machine
+            .install_snapshot(&snapshot.meta, snapshot.snapshot)
+            .await
+            .unwrap();
+        if index > 0 {
+            assert_same(&installed, &Script::at(22, index)).await;
+        }
+        installed.stop().await;
+    }
+    assert!(names(&folder.path().join("snapshots")).len() <= 2);
+    // At the same index there is nothing new to make.
+    let one = build(&mut running).await;
+    let same = build(&mut running).await;
+    assert_eq!((same.meta, same.snapshot), (one.meta, one.snapshot));
+    assert_same(&running, &script).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_in_memory_makes_and_installs_snapshots_too() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut script = Script::new(23);
+    let mut leader = Running::in_memory(&MemoryState::default(), here.path());
+    leader.apply(script.take(200)).await.unwrap();
+    let snapshot = build(&mut leader).await;
+    let memory = MemoryState::default();
+    let mut follower = Running::in_memory(&memory, there.path());
+    let received = send(&snapshot, &follower.store).await.unwrap();
+    follower
+        .machine
+        .install_snapshot(&received.meta, received.snapshot)
+        .await
+        .unwrap();
+    assert_same(&follower, &script).await;
+    drop(follower);
+    let follower = Running::in_memory(&memory, there.path());
+    assert_same(&follower, &script).await;
+    follower.stop().await;
+    leader.stop().await;
+}
+
+/// One thing wrong with a transfer, and what is said about it.
+type Wrong = (&'static str, fn(&mut Vec<SnapshotChunk>));
+
+fn again(chunk: &mut SnapshotChunk, data: Vec<u8>) {
+    chunk.data = Bytes::from(data);
+    chunk.crc32c = crc32c::crc32c(&chunk.data);
+}
+
+const WRONGS: &[Wrong] = &[
+    ("checksum of", |chunks| chunks[2].crc32c ^= 1),
+    ("checksum of", |chunks| {
+        // A flip on the sender's disk: the chunk's own checksum is right.
+        let mut data = chunks[3].data.to_vec();
+        data[5] ^= 1;
+        again(&mut chunks[3], data);
+    }),
+    ("manifest", |chunks| {
+        let mut data = chunks[0].data.to_vec();
+        data[20] ^= 1;
+        again(&mut chunks[0], data);
+    }),
+    ("manifest", |chunks| drop(chunks.remove(0))),
+    ("did not come", |chunks| {
+        let last = chunks.last().unwrap().file.clone();
+        chunks.retain(|chunk| chunk.file != last);
+    }),
+    ("is not what comes next", |chunks| {
+        chunks[1].file = "../../IDENTITY".to_owned()
+    }),
+    ("is not what comes next", |chunks| {
+        let again = chunks[1].clone();
+        chunks.push(again);
+    }),
+    ("belongs", |chunks| chunks[1].offset += 1),
+    ("longer than", |chunks| {
+        let last = chunks.len() - 1;
+        let data = [&chunks[last].data[..], b"more"].concat();
+        again(&mut chunks[last], data);
+    }),
+    ("instead of", |chunks| {
+        let last = chunks.len() - 1;
+        let data = chunks[last].data[1..].to_vec();
+        again(&mut chunks[last], data);
+    }),
+];
+
+#[tokio::test]
+async fn a_transfer_with_anything_wrong_is_refused_and_leaves_nothing() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut script = Script::new(24);
+    let mut leader = Running::open(here.path()).unwrap();
+    leader.apply(script.take(300)).await.unwrap();
+    let snapshot = build(&mut leader).await;
+    let follower = Running::open(there.path()).unwrap();
+    for (says, wrong) in WRONGS {
+        let (mut chunks, files, bytes) = chunks(&snapshot);
+        wrong(&mut chunks);
+        let mut receiver = SnapshotReceiver::begin(&follower.store).unwrap();
+        let taken = chunks.iter().try_for_each(|chunk| receiver.chunk(chunk));
+        let error = match taken {
+            Err(error) => {
+                drop(receiver);
+                error
+            }
+            Ok(()) => receiver.finish(files, bytes).await.unwrap_err(),
+        };
+        assert!(
+            matches!(&error, StoreError::Transfer(what) if what.contains(says)),
+            "{says}: {error}"
+        );
+        assert_eq!(names(&there.path().join("snapshots")), [""; 0], "{says}");
+    }
+    // Counts that differ: something was lost on the way that nothing else tells.
+    let (chunks, files, bytes) = chunks(&snapshot);
+    let mut receiver = SnapshotReceiver::begin(&follower.store).unwrap();
+    chunks
+        .iter()
+        .try_for_each(|chunk| receiver.chunk(chunk))
+        .unwrap();
+    assert!(receiver.finish(files, bytes + 1).await.is_err());
+    // The node is none the worse for it.
+    let received = send(&snapshot, &follower.store).await.unwrap();
+    let mut follower = follower;
+    follower
+        .machine
+        .install_snapshot(&received.meta, received.snapshot)
+        .await
+        .unwrap();
+    assert_same(&follower, &script).await;
+    follower.stop().await;
+    leader.stop().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_damaged_after_it_was_received_is_not_installed() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut script = Script::new(25);
+    let mut leader = Running::open(here.path()).unwrap();
+    leader.apply(script.take(100)).await.unwrap();
+    let snapshot = build(&mut leader).await;
+    let mut follower = Running::open(there.path()).unwrap();
+    let old = follower.hash().await;
+    let received = send(&snapshot, &follower.store).await.unwrap();
+    let table = names(&received.snapshot.path)
+        .into_iter()
+        .find(|name| name.ends_with(".sst"))
+        .unwrap();
+    let path = received.snapshot.path.join(&table);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[33] ^= 4;
+    fs::write(&path, bytes).unwrap();
+    let error = follower
+        .machine
+        .install_snapshot(&received.meta, received.snapshot.clone())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains(&table), "{error}");
+    assert_eq!(follower.hash().await, old);
+    assert_eq!(names(&there.path().join("state")), ["00000001"]);
+    follower.stop().await;
+    leader.stop().await;
+}
+
+/// Copies a data folder as a crash would leave it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for name in names(from) {
+        let (from, to) = (from.join(&name), to.join(&name));
+        match from.is_dir() {
+            true => copy(&from, &to),
+            false => drop(fs::copy(&from, &to).unwrap()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_crash_while_a_snapshot_is_installed_leaves_the_old_state_or_the_new_one() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut script = Script::new(26);
+    let mut leader = Running::open(here.path()).unwrap();
+    leader.apply(script.take(250)).await.unwrap();
+    let snapshot = build(&mut leader).await;
+    leader.stop().await;
+    let mut follower = Running::open(there.path()).unwrap();
+    let old = Script::at(26, 30);
+    follower.apply(Script::new(26).take(30)).await.unwrap();
+    follower.store.flush().unwrap();
+    let received = send(&snapshot, &follower.store).await.unwrap();
+    let before = tempfile::tempdir().unwrap();
+    copy(there.path(), before.path());
+    follower
+        .machine
+        .install_snapshot(&received.meta, received.snapshot.clone())
+        .await
+        .unwrap();
+    follower.stop().await;
+    let kept = names(&there.path().join("snapshots")).remove(0);
+    let installed = there.path().join("state/00000002");
+
+    // Received, nothing renamed yet.
+    let running = Running::open(before.path()).unwrap();
+    assert_same(&running, &old).await;
+    running.stop().await;
+    assert_eq!(
+        names(&before.path().join("snapshots")),
+        [""; 0],
+        "what nobody waits for is removed"
+    );
+
+    // In its place among the snapshots; half of the new state made.
+    copy(
+        &there.path().join("snapshots"),
+        &before.path().join("snapshots"),
+    );
+    copy(&installed, &before.path().join("state/making"));
+    fs::remove_file(before.path().join("state/making/CURRENT")).unwrap();
+    let mut running = Running::open(before.path()).unwrap();
+    assert_same(&running, &old).await;
+    assert_eq!(names(&before.path().join("state")), ["00000001"]);
+    // openraft sees that the snapshot is ahead, and has it installed again. The log may be purged through it.
+    running.store.check_purged(Some(log_id(250))).unwrap();
+    let current = running
+        .machine
+        .get_current_snapshot()
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(current.meta.last_log_id, Some(log_id(250)));
+    running
+        .machine
+        .install_snapshot(&current.meta, current.snapshot)
+        .await
+        .unwrap();
+    assert_same(&running, &script).await;
+    running.stop().await;
+    assert_eq!(names(&before.path().join("snapshots")), [kept]);
+
+    // The new state in its place, the old one not yet removed.
+    let after = tempfile::tempdir().unwrap();
+    copy(there.path(), after.path());
+    copy(&installed, &after.path().join("state/00000001"));
+    let running = Running::open(after.path()).unwrap();
+    assert_same(&running, &script).await;
+    running.stop().await;
+    assert_eq!(names(&after.path().join("state")), ["00000002"]);
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_manifest_is_damaged_stops_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = Running::open(folder.path()).unwrap();
+    running.apply(Script::new(27).take(50)).await.unwrap();
+    let snapshot = build(&mut running).await;
+    running.stop().await;
+    let manifest = snapshot.snapshot.path.join("MANIFEST.ordo");
+    let bytes = fs::read(&manifest).unwrap();
+    fs::write(&manifest, &bytes[..bytes.len() - 1]).unwrap();
+    let error = Running::open(folder.path()).err().unwrap();
+    let place = snapshot.snapshot.path.display().to_string();
+    assert!(
+        matches!(&error, StoreError::SnapshotDamage { folder, .. } if *folder == place),
+        "{error}"
+    );
+    fs::remove_file(&manifest).unwrap();
+    let error = Running::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("MANIFEST.ordo is missing"), "{error}");
+}
