@@ -51,7 +51,7 @@ pub struct Interface {
     pub(crate) finished: VecDeque<Finished>,
     /// Every id that ingest must recognise.
     pub(crate) known: BTreeMap<MessageId, Sequence>,
-    /// How many dead letters need the body stored under a sequence.
+    /// How many dead letters, and unfinished redrives at the tail, need the body stored under a sequence.
     pub(crate) bodies: BTreeMap<Sequence, u32>,
     /// Redrives at the tail so far.
     pub(crate) redrives: u64,

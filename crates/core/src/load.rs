@@ -59,7 +59,7 @@ impl Loader {
                 let interface = self.get(id)?;
                 interface.known.insert(row.message_id, key.sequence);
                 interface.dead_letter_bytes += u64::from(row.payload_bytes);
-                *interface.bodies.entry(row.body_of).or_default() += 1;
+                interface.need_body(row.body_of);
                 interface.dead_letters.insert(key, row);
             }
             (Key::Slot(id, sequence), Row::Slot(slot)) => {
@@ -71,6 +71,9 @@ impl Loader {
                     )));
                 }
                 interface.known.insert(slot.message_id, sequence);
+                if slot.body_of != sequence {
+                    interface.need_body(slot.body_of);
+                }
                 interface.slots.push_back(slot);
             }
             (Key::Record(id, sequence), Row::Record(row)) => self.record(id, sequence, &row)?,

@@ -123,7 +123,10 @@ impl Lane<'_> {
                 self.remove_dead_letter(*redriven);
             }
         }
-        self.drop_body(slot.body_of, slot.header_rows);
+        match slot.body_of == sequence {
+            true => self.drop_body(sequence, slot.header_rows),
+            false => self.let_go_of_body(slot.body_of, slot.header_rows),
+        }
         self.delete(Key::Slot(id, sequence));
         let record = Record {
             message_id: slot.message_id,

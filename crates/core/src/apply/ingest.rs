@@ -200,6 +200,9 @@ impl Lane<'_> {
             Status::Ready
         };
         interface.known.insert(slot.message_id, sequence);
+        if slot.body_of != sequence {
+            interface.need_body(slot.body_of);
+        }
         interface.slots.push_back(slot);
         interface.last_sequence = sequence;
         interface.touch_slot(sequence);

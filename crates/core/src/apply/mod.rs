@@ -192,7 +192,7 @@ impl Lane<'_> {
     pub(crate) fn insert_dead_letter(&mut self, key: DeadLetterKey, letter: DeadLetter) {
         let interface = &mut *self.interface;
         interface.dead_letter_bytes += u64::from(letter.payload_bytes);
-        *interface.bodies.entry(letter.body_of).or_default() += 1;
+        interface.need_body(letter.body_of);
         let id = interface.id;
         let replaced = interface.dead_letters.insert(key, letter.clone());
         self.put(Key::DeadLetter(id, key), Row::DeadLetter(letter));
@@ -231,20 +231,24 @@ impl Lane<'_> {
 
     /// A dead letter no longer counts, nor needs its body.
     fn let_go(&mut self, letter: &DeadLetter) {
-        let interface = &mut *self.interface;
-        interface.dead_letter_bytes -= u64::from(letter.payload_bytes);
-        let count = interface
-            .bodies
-            .get_mut(&letter.body_of)
-            .expect("every dead letter is counted");
+        self.interface.dead_letter_bytes -= u64::from(letter.payload_bytes);
+        self.let_go_of_body(letter.body_of, letter.header_rows);
+    }
+
+    /// One less needs a body that is counted.
+    pub(crate) fn let_go_of_body(&mut self, body_of: Sequence, header_rows: u64) {
+        let bodies = &mut self.interface.bodies;
+        let count = bodies
+            .get_mut(&body_of)
+            .expect("every dead letter and every redrive at the tail is counted");
         *count -= 1;
         if *count == 0 {
-            interface.bodies.remove(&letter.body_of);
-            self.drop_body(letter.body_of, letter.header_rows);
+            bodies.remove(&body_of);
+            self.drop_body(body_of, header_rows);
         }
     }
 
-    /// Deletes a body unless a dead letter or its own unfinished message needs it.
+    /// Deletes a body unless a dead letter, a redrive at the tail or its own unfinished message needs it.
     pub(crate) fn drop_body(&mut self, body_of: Sequence, header_rows: u64) {
         if self.interface.bodies.contains_key(&body_of) || self.interface.slot(body_of).is_some() {
             return;
@@ -263,6 +267,11 @@ impl Lane<'_> {
 }
 
 impl Interface {
+    /// A dead letter, or a redrive at the tail, needs a body.
+    pub(crate) fn need_body(&mut self, body_of: Sequence) {
+        *self.bodies.entry(body_of).or_default() += 1;
+    }
+
     /// No longer recognises an id, unless it has been given a later sequence.
     pub(crate) fn forget_id(&mut self, message_id: crate::MessageId, sequence: Sequence) {
         if self.known.get(&message_id) == Some(&sequence) {
