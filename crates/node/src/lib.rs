@@ -1,1 +1,26 @@
-//! node
+//! A node of an Ordo cluster: consensus, services and what the leader does between two entries.
+//!
+//! [`serve`](serve::serve) runs a whole node; [`start`](serve::start) does the same with the seams (connections,
+//! clock, randomness) given, for tests and simulations. By default everything but the log's writer and the state
+//! machine, which have threads of their own, runs on the runtime it is called from: a `current_thread` one is best on
+//! up to two cores.
+
+pub mod admission;
+pub mod config;
+pub mod context;
+pub mod error;
+mod http;
+pub mod identity;
+pub mod leader;
+pub mod membership;
+pub mod metrics;
+pub mod net;
+pub mod proposer;
+pub mod raft;
+mod room;
+pub mod serve;
+pub mod services;
+
+pub use config::{Config, ConfigErrors, Overrides};
+pub use error::ServeError;
+pub use serve::{Seams, ServeHandle, abort_on_panic, serve, start};

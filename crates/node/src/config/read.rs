@@ -233,7 +233,6 @@ impl Provider for Named {
     }
 }
 
-const SECTIONS: [&str; 2] = ["limits", "raft"];
 const TOP: [&str; 7] = ["node_id", "data_dir", "public", "peer", "http", "allow_plaintext", "peers"];
 
 fn environment(env: impl Iterator<Item = (String, String)>) -> Dict {
@@ -296,7 +295,7 @@ fn render(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{SECTIONS, TOP};
+    use super::TOP;
     use crate::config::Config;
 
     #[test]
@@ -308,7 +307,5 @@ mod tests {
         top.sort();
         let found = reader.known.iter().filter(|key| !key.contains('.')).cloned().collect::<Vec<_>>();
         assert_eq!(found, top);
-        let mut sections = reader.known.iter().filter_map(|key| key.split_once('.')).map(|(section, _)| section);
-        assert!(sections.all(|section| SECTIONS.contains(&section)));
     }
 }

@@ -1,0 +1,378 @@
+//! The cluster itself: how it begins, who is in it, who leads.
+
+use crate::config::{Config, PeerConfig};
+use crate::identity::Identity;
+use crate::raft::{Machine, NodeName, Peers, RaftOf, bytes_of};
+use futures_util::future::BoxFuture;
+use openraft::{ChangeMembers, Instant};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{RaftMetrics, ServerState};
+use ordo_storage::{Member, TypeConfig};
+use ordo_wire::status::Failure;
+use ordo_wire::v1::{self, Reason};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// How long a change waits for its quorum, and a transfer for the new leader.
+const CHANGE_WITHIN: Duration = Duration::from_secs(10);
+/// How many entries a node may lack and still be made a voter: they take no time.
+const CAUGHT_UP_ENTRIES: u64 = 1_000;
+
+/// What an operator can do to the cluster. Served by the admin service; each call that needs the leader is refused
+/// with a hint elsewhere.
+#[tonic::async_trait]
+pub trait ClusterAdmin: Send + Sync + 'static {
+    /// Gives the cluster its id and its first members, those of this node's configuration. Once, on any node; after
+    /// a failure it can be called again and goes on where it stopped.
+    async fn init(&self) -> Result<Uuid, Failure>;
+    /// Adds a node that runs and has no cluster yet, as a learner.
+    async fn add(&self, node: PeerConfig) -> Result<(), Failure>;
+    /// Makes a learner that has caught up a voter.
+    async fn promote(&self, node_id: u64) -> Result<(), Failure>;
+    /// Takes a node out.
+    async fn remove(&self, node_id: u64) -> Result<(), Failure>;
+    /// Hands leadership to a voter, or to the one that is furthest; answers who leads then.
+    async fn transfer(&self, node_id: Option<u64>) -> Result<u64, Failure>;
+    /// What this node knows.
+    async fn status(&self) -> Result<v1::GetClusterStatusResponse, Failure>;
+}
+
+/// The hash of the whole state and the index it is of.
+pub type StateHash = Box<dyn Fn() -> BoxFuture<'static, Option<(u64, Vec<u8>)>> + Send + Sync>;
+
+/// [`ClusterAdmin`] over openraft.
+pub(crate) struct Membership<SM: Machine> {
+    pub(crate) raft: RaftOf<SM>,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) peers: Peers,
+    pub(crate) draw: Box<dyn Fn() -> Uuid + Send + Sync>,
+    pub(crate) state_hash: StateHash,
+    /// One change at a time, so that two of one node can't get into each other's way.
+    pub(crate) changing: Mutex<()>,
+}
+
+fn refused(text: impl Into<String>) -> Failure {
+    Failure::new(Reason::Membership, text)
+}
+
+impl<SM: Machine> Membership<SM> {
+    fn metrics(&self) -> RaftMetrics<TypeConfig> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    fn own_id(&self) -> u64 {
+        self.identity.node_id()
+    }
+
+    /// Consensus as it stands, where this node leads.
+    fn leading(&self) -> Result<RaftMetrics<TypeConfig>, Failure> {
+        let metrics = self.metrics();
+        if metrics.membership_config.nodes().next().is_none() {
+            let text = "this cluster has not been initialized: run `ordo cluster init` once, on any node";
+            return Err(Failure::new(Reason::NotInitialized, text));
+        }
+        match metrics.current_leader {
+            Some(leader) if leader == self.own_id() && metrics.state == ServerState::Leader => Ok(metrics),
+            leader => Err(not_leader(&metrics, leader)),
+        }
+    }
+
+    async fn change(&self, members: ChangeMembers<u64, Member>) -> Result<(), Failure> {
+        match timeout(CHANGE_WITHIN, self.raft.change_membership(members, false)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.change_failed(error)),
+            Err(_) => Err(slow()),
+        }
+    }
+
+    fn change_failed(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Failure {
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+                Failure::not_leader(forward.leader_node.map(|member| member.public))
+            }
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => refused(error.to_string()),
+            RaftError::APIError(error) => Failure::new(Reason::OutcomeUnknown, error.to_string()),
+            RaftError::Fatal(error) => Failure::new(Reason::OutcomeUnknown, format!("this node stops: {error}")),
+        }
+    }
+
+    /// The voters beside this leader that answered lately.
+    fn answering(&self, metrics: &RaftMetrics<TypeConfig>) -> BTreeSet<u64> {
+        let lately = self.config.raft.takeover_max();
+        let heartbeats = metrics.heartbeat.iter().flatten();
+        let answered = heartbeats.filter_map(|(node_id, at)| at.as_ref().map(|at| (*node_id, at.elapsed())));
+        answered.filter(|(_, ago)| *ago < lately).map(|(node_id, _)| node_id).collect()
+    }
+
+    /// Who is at each address of the configuration, and the cluster id that an earlier attempt gave some of them.
+    async fn find_members(&self) -> Result<(BTreeMap<u64, Member>, Option<Uuid>), Failure> {
+        let (mut members, mut cluster_id) = (BTreeMap::new(), self.identity.cluster_id());
+        for peer in &self.config.peers {
+            let at = format!("node {} at {}", peer.node_id, peer.peer);
+            let (name, found) = if peer.node_id == self.own_id() {
+                (NodeName::of(&self.identity), self.identity.cluster_id())
+            } else {
+                let unreachable = |status: tonic::Status| refused(format!("{at} can't be reached: {}", status.message()));
+                let found = self.peers.identify(&peer.peer).await.map_err(unreachable)?;
+                if found.name.node_id != peer.node_id {
+                    return Err(refused(format!("{at} says that it is node {}", found.name.node_id)));
+                }
+                if found.initialized {
+                    let text = format!("{at} has data of a cluster already");
+                    return Err(Failure::new(Reason::AlreadyInitialized, text));
+                }
+                (found.name, found.cluster_id)
+            };
+            match (cluster_id, found) {
+                (Some(one), Some(other)) if one != other => {
+                    return Err(refused(format!(
+                        "{at} was given cluster {other} by another attempt, this one has {one}: run init where the \
+                         other was run, or empty the data folders"
+                    )));
+                }
+                (None, Some(_)) => cluster_id = found,
+                _ => {}
+            }
+            let member = Member { peer: peer.peer.clone(), public: peer.public.clone(), storage_id: name.storage_id };
+            members.insert(peer.node_id, member);
+        }
+        Ok((members, cluster_id))
+    }
+
+    async fn adopt(&self, node_id: u64, member: &Member, cluster_id: Uuid) -> Result<(), Failure> {
+        let text = |error: String| refused(format!("node {node_id} at {}: {error}", member.peer));
+        if node_id == self.own_id() {
+            return self.identity.adopt(cluster_id).map_err(|error| text(error.to_string()));
+        }
+        let name = NodeName { node_id, storage_id: member.storage_id };
+        let adopted = self.peers.adopt(&member.peer, name, cluster_id).await;
+        adopted.map_err(|status| text(status.message().to_owned()))
+    }
+
+    /// Waits until `holds`, or [`CHANGE_WITHIN`] has passed; says whether it does.
+    async fn wait(&self, mut holds: impl FnMut(&RaftMetrics<TypeConfig>) -> bool) -> bool {
+        let mut metrics = self.raft.metrics();
+        let wait = async {
+            while !holds(&metrics.borrow_watched()) {
+                if metrics.changed().await.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        timeout(CHANGE_WITHIN, wait).await.unwrap_or(false)
+    }
+}
+
+fn not_leader(metrics: &RaftMetrics<TypeConfig>, leader: Option<u64>) -> Failure {
+    let member = leader.and_then(|leader| metrics.membership_config.get_node(&leader));
+    Failure::not_leader(member.map(|member| member.public.clone()))
+}
+
+fn slow() -> Failure {
+    let text = format!("no quorum agreed within {} s; the change may still be made", CHANGE_WITHIN.as_secs());
+    Failure::new(Reason::OutcomeUnknown, text)
+}
+
+fn matched(metrics: &RaftMetrics<TypeConfig>, node_id: u64) -> Option<u64> {
+    let progress = metrics.replication.as_ref()?.get(&node_id)?.as_ref()?;
+    Some(progress.index)
+}
+
+#[tonic::async_trait]
+impl<SM: Machine> ClusterAdmin for Membership<SM> {
+    async fn init(&self) -> Result<Uuid, Failure> {
+        let _alone = self.changing.lock().await;
+        let initialized = self.raft.is_initialized().await;
+        if initialized.map_err(|error| refused(format!("this node stops: {error}")))? {
+            let cluster_id = self.identity.cluster_id().unwrap_or_default();
+            let text = format!("this node belongs to cluster {cluster_id} already");
+            return Err(Failure::new(Reason::AlreadyInitialized, text));
+        }
+        if self.config.peers.is_empty() {
+            return Err(refused("the configuration of this node names no [[peers]] to begin a cluster with"));
+        }
+        let (members, earlier) = self.find_members().await?;
+        let cluster_id = earlier.unwrap_or_else(|| (self.draw)());
+        // In the order of their numbers: of two attempts at once one loses at its first step, with nothing done.
+        for (node_id, member) in &members {
+            self.adopt(*node_id, member, cluster_id).await?;
+        }
+        let initialized = self.raft.initialize(members).await;
+        initialized.map_err(|error| refused(format!("the cluster was not initialized: {error}")))?;
+        tracing::info!(%cluster_id, "the cluster is initialized");
+        // For the operator's next command; without a leader within that time the cluster is there all the same.
+        self.wait(|metrics| metrics.current_leader.is_some()).await;
+        Ok(cluster_id)
+    }
+
+    async fn add(&self, node: PeerConfig) -> Result<(), Failure> {
+        let _alone = self.changing.lock().await;
+        let metrics = self.leading()?;
+        let at = format!("node {} at {}", node.node_id, node.peer);
+        let found = self.peers.identify(&node.peer).await;
+        let found = found.map_err(|status| refused(format!("{at} can't be reached: {}", status.message())))?;
+        if found.name.node_id != node.node_id {
+            return Err(refused(format!("{at} says that it is node {}", found.name.node_id)));
+        }
+        if let Some(known) = metrics.membership_config.get_node(&node.node_id) {
+            // Once more, after an answer that was lost, is fine.
+            return match known.storage_id == found.name.storage_id && known.peer == node.peer {
+                true => Ok(()),
+                false => Err(refused(format!(
+                    "node {} is a member already, at {} with storage {}: remove that one first",
+                    node.node_id, known.peer, known.storage_id
+                ))),
+            };
+        }
+        let own = self.identity.cluster_id().ok_or_else(|| refused("this node has no cluster id"))?;
+        if found.cluster_id.is_some_and(|other| other != own) {
+            return Err(refused(format!("{at} belongs to another cluster; its data folder must be emptied first")));
+        }
+        let public = if node.public.is_empty() { found.public } else { node.public };
+        let member = Member { peer: node.peer, public, storage_id: found.name.storage_id };
+        self.adopt(node.node_id, &member, own).await?;
+        match timeout(CHANGE_WITHIN, self.raft.add_learner(node.node_id, member, false)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.change_failed(error)),
+            Err(_) => Err(slow()),
+        }
+    }
+
+    async fn promote(&self, node_id: u64) -> Result<(), Failure> {
+        let _alone = self.changing.lock().await;
+        let metrics = self.leading()?;
+        if metrics.membership_config.voter_ids().any(|voter| voter == node_id) {
+            return Ok(());
+        }
+        if metrics.membership_config.get_node(&node_id).is_none() {
+            return Err(unknown(node_id));
+        }
+        let (has, last) = (matched(&metrics, node_id).unwrap_or(0), metrics.last_log_index.unwrap_or(0));
+        if has + CAUGHT_UP_ENTRIES < last {
+            return Err(refused(format!("node {node_id} has not caught up: it has {has} of {last} log entries")));
+        }
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node_id]))).await
+    }
+
+    async fn remove(&self, node_id: u64) -> Result<(), Failure> {
+        let alone = self.changing.lock().await;
+        let metrics = self.leading()?;
+        let membership = &metrics.membership_config;
+        if membership.get_node(&node_id).is_none() {
+            return Err(unknown(node_id));
+        }
+        let mut voters: BTreeSet<u64> = membership.voter_ids().collect();
+        if !voters.remove(&node_id) {
+            return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node_id]))).await;
+        }
+        if voters.is_empty() {
+            return Err(refused(format!("node {node_id} is the only voter")));
+        }
+        let mut alive = self.answering(&metrics);
+        alive.insert(self.own_id());
+        let (alive, needed) = (voters.intersection(&alive).count(), voters.len() / 2 + 1);
+        if alive < needed {
+            return Err(refused(format!(
+                "without node {node_id} the cluster would stand still: of its other {} voters {alive} answer and \
+                 {needed} are needed",
+                voters.len()
+            )));
+        }
+        if node_id == self.own_id() {
+            // The next leader does it: whoever called is sent there.
+            drop(alone);
+            let leader = self.transfer(None).await?;
+            return Err(not_leader(&self.metrics(), Some(leader)));
+        }
+        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node_id]))).await
+    }
+
+    async fn transfer(&self, node_id: Option<u64>) -> Result<u64, Failure> {
+        let _alone = self.changing.lock().await;
+        let metrics = self.leading()?;
+        let alive = self.answering(&metrics);
+        let mut others = metrics.membership_config.voter_ids().filter(|voter| *voter != self.own_id());
+        let target = match node_id {
+            Some(node_id) if node_id == self.own_id() => return Ok(node_id),
+            Some(node_id) if metrics.membership_config.get_node(&node_id).is_none() => return Err(unknown(node_id)),
+            Some(node_id) => others.find(|voter| *voter == node_id),
+            None => others.filter(|voter| alive.contains(voter)).max_by_key(|voter| matched(&metrics, *voter)),
+        };
+        let Some(target) = target else {
+            return Err(match node_id {
+                Some(node_id) => refused(format!("node {node_id} is no voter: promote it first")),
+                None => refused("no other voter answers"),
+            });
+        };
+        let triggered = self.raft.trigger().transfer_leader(target).await;
+        triggered.map_err(|error| refused(format!("this node stops: {error}")))?;
+        let own = self.own_id();
+        let mut leader = None;
+        let changed = self
+            .wait(|metrics| {
+                leader = metrics.current_leader.filter(|leader| *leader != own);
+                leader.is_some()
+            })
+            .await;
+        match leader {
+            Some(leader) if changed => Ok(leader),
+            _ => Err(refused(format!("node {target} did not take over within {} s", CHANGE_WITHIN.as_secs()))),
+        }
+    }
+
+    async fn status(&self) -> Result<v1::GetClusterStatusResponse, Failure> {
+        let metrics = self.metrics();
+        let hash = (self.state_hash)().await;
+        let leads = metrics.state == ServerState::Leader;
+        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let nodes = metrics.membership_config.nodes().map(|(node_id, member)| {
+            let role = if metrics.current_leader == Some(*node_id) {
+                v1::NodeRole::Leader
+            } else if !voters.contains(node_id) {
+                v1::NodeRole::Learner
+            } else if *node_id == self.own_id() && metrics.state == ServerState::Candidate {
+                v1::NodeRole::Candidate
+            } else {
+                v1::NodeRole::Follower
+            };
+            let known = match *node_id == self.own_id() {
+                true => metrics.last_log_index,
+                false => matched(&metrics, *node_id).filter(|_| leads),
+            };
+            v1::Node {
+                node_id: *node_id,
+                public_address: member.public.clone(),
+                peer_address: member.peer.clone(),
+                storage_id: bytes_of(member.storage_id),
+                role: role.into(),
+                matched_index: known.unwrap_or(0),
+            }
+        });
+        let index = |id: &Option<ordo_storage::LogId>| id.map_or(0, |id| id.index);
+        let (applied_index, state_hash) = hash.unwrap_or_else(|| (index(&metrics.last_applied), Vec::new()));
+        Ok(v1::GetClusterStatusResponse {
+            cluster_id: self.identity.cluster_id().map(bytes_of).unwrap_or_default(),
+            node_id: self.own_id(),
+            leader_id: metrics.current_leader.unwrap_or(0),
+            term: metrics.current_term,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            committed_index: index(&metrics.local_committed),
+            applied_index,
+            snapshot_index: index(&metrics.snapshot),
+            nodes: nodes.collect(),
+            state_hash: state_hash.into(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+}
+
+fn unknown(node_id: u64) -> Failure {
+    refused(format!("node {node_id} is not a member of this cluster"))
+}

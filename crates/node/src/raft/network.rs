@@ -1,0 +1,293 @@
+//! openraft's calls to the other nodes.
+
+use super::calls::{Peers, Purpose, within};
+use super::convert;
+use super::fence::{Fence, Fences};
+use super::handshake::{NodeName, addressed};
+use super::snapshot;
+use futures_util::stream::{self, Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use ordo_storage::{LogId, Member, Snapshot, SnapshotFolder, TypeConfig, Vote};
+use ordo_wire::internal::v1 as proto;
+use proto::peer_service_client::PeerServiceClient;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+/// How long a follower may leave an append unanswered. Its disk may be slow; a dead connection is noticed earlier, by
+/// HTTP/2's own keep-alive.
+const STALL: Duration = Duration::from_secs(10);
+
+type AppendResult = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
+
+/// Makes links to other nodes.
+#[derive(Clone)]
+pub(crate) struct PeerNetwork {
+    peers: Peers,
+    fences: Fences,
+}
+
+impl PeerNetwork {
+    pub(crate) fn new(peers: Peers) -> Self {
+        Self { peers, fences: Fences::default() }
+    }
+
+    fn link(&self, target: u64, member: &Member, purpose: Purpose) -> PeerLink {
+        PeerLink {
+            peers: self.peers.clone(),
+            purpose,
+            address: member.peer.clone(),
+            to: NodeName { node_id: target, storage_id: member.storage_id },
+            fence: self.fences.of(target, member.storage_id),
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
+    type Network = PeerLink;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> PeerLink {
+        self.link(target, node, Purpose::Log)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> PeerLink {
+        self.link(target, node, Purpose::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> PeerLink {
+        self.link(target, node, Purpose::Snapshot)
+    }
+}
+
+/// The way to one node, for one purpose.
+pub(crate) struct PeerLink {
+    peers: Peers,
+    purpose: Purpose,
+    address: String,
+    to: NodeName,
+    fence: Arc<Fence>,
+}
+
+impl PeerLink {
+    fn client(&self) -> Result<PeerServiceClient<Channel>, RPCError<TypeConfig>> {
+        self.peers.client(&self.address, self.purpose).map_err(|status| self.failed(&status))
+    }
+
+    fn request<T>(&self, message: T) -> Result<tonic::Request<T>, RPCError<TypeConfig>> {
+        addressed(message, &self.peers.identity, self.to).map_err(|status| self.failed(&status))
+    }
+
+    /// A node that is not there, or is another one than was meant, is not asked again at once.
+    fn failed(&self, status: &Status) -> RPCError<TypeConfig> {
+        let text = format!("node {} at {}: {}", self.to.node_id, self.address, status.message());
+        match status.code() {
+            Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => RPCError::Network(NetworkError::from_string(text)),
+            _ => RPCError::Unreachable(Unreachable::from_string(text)),
+        }
+    }
+
+    async fn append_stream<S>(&self, input: S, option: RPCOption) -> Result<BoxStream<'static, AppendResult>, RPCError<TypeConfig>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        self.fence.check().map_err(|lost| RPCError::Unreachable(Unreachable::new(&lost)))?;
+        let (sent, term) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let requests = {
+            let (sent, term) = (Arc::clone(&sent), Arc::clone(&term));
+            input.map(move |request| {
+                // All requests of one stream are of one leader in one term.
+                term.store(request.vote.leader_id.term, Ordering::Release);
+                sent.fetch_add(1, Ordering::AcqRel);
+                convert::append_to_proto(request)
+            })
+        };
+        let mut client = self.client()?;
+        let call = client.append(self.request(requests)?);
+        let answers = within(option.soft_ttl(), call).await.map_err(|status| self.failed(&status))?.into_inner();
+        let session = Session {
+            answers,
+            sent,
+            received: 0,
+            term,
+            fence: Arc::clone(&self.fence),
+            to: self.to,
+            from: self.peers.identity.node_id(),
+            address: self.address.clone(),
+        };
+        Ok(Box::pin(stream::unfold(Some(session), |session| async move {
+            let mut session = session?;
+            let answer = session.next().await?;
+            // openraft reads nothing after these.
+            let ends = matches!(&answer, Err(_) | Ok(Err(_)));
+            Some((answer, (!ends).then_some(session)))
+        })))
+    }
+}
+
+/// One stream of appends and what came back so far.
+struct Session {
+    answers: Streaming<proto::AppendResponse>,
+    sent: Arc<AtomicU64>,
+    received: u64,
+    term: Arc<AtomicU64>,
+    fence: Arc<Fence>,
+    to: NodeName,
+    from: u64,
+    address: String,
+}
+
+impl Session {
+    async fn next(&mut self) -> Option<AppendResult> {
+        let answer = loop {
+            let sent = self.sent.load(Ordering::Acquire);
+            match tokio::time::timeout(STALL, self.answers.message()).await {
+                Ok(answer) => break answer,
+                // What was sent before this wait began is still unanswered.
+                Err(_) if self.received < sent => {
+                    return Some(Err(RPCError::Timeout(Timeout {
+                        action: RPCTypes::AppendEntries,
+                        id: self.from,
+                        target: self.to.node_id,
+                        timeout: STALL,
+                    })));
+                }
+                Err(_) => {}
+            }
+        };
+        let answer = match answer {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return None,
+            Err(status) => {
+                let text = format!("node {} at {}: {}", self.to.node_id, self.address, status.message());
+                return Some(Err(match status.code() {
+                    Code::FailedPrecondition | Code::Unauthenticated | Code::InvalidArgument => {
+                        RPCError::Unreachable(Unreachable::from_string(text))
+                    }
+                    _ => RPCError::Network(NetworkError::from_string(text)),
+                }));
+            }
+        };
+        self.received += 1;
+        Some(match convert::appended(answer) {
+            Ok(result) => self.fenced(result),
+            Err(error) => Err(RPCError::Unreachable(Unreachable::new(&error))),
+        })
+    }
+
+    /// Notes what the follower acknowledged, and ends the stream to one that lost some of it.
+    fn fenced(&self, result: StreamAppendResult<TypeConfig>) -> AppendResult {
+        let term = self.term.load(Ordering::Acquire);
+        match &result {
+            Ok(Some(LogId { index, .. })) => self.fence.acknowledged(term, *index),
+            Err(StreamAppendError::Conflict(at)) => {
+                self.fence.conflict(term, at.index).map_err(|lost| RPCError::Unreachable(Unreachable::new(&lost)))?;
+            }
+            Ok(None) | Err(StreamAppendError::HigherVote(_)) => {}
+        }
+        Ok(result)
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerLink {
+    type SnapshotData = SnapshotFolder;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let limit = option.soft_ttl();
+        let mut answers = self.append_stream(Box::pin(stream::once(async { rpc })), option).await?;
+        match tokio::time::timeout(limit, answers.next()).await {
+            Ok(Some(answer)) => answer.map(AppendEntriesResponse::from),
+            Ok(None) => Err(self.failed(&Status::cancelled("it ended the call without an answer"))),
+            Err(_) => Err(self.failed(&Status::deadline_exceeded("no answer in time"))),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, AppendResult>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let answers: BoxStream<'s, AppendResult> = self.append_stream(input, option).await?;
+            Ok(answers)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let (mut client, request) = (self.client()?, self.request(convert::vote_request_to_proto(&rpc))?);
+        let answer = within(option.soft_ttl(), client.vote(request)).await.map_err(|status| self.failed(&status))?;
+        convert::vote_response(answer.into_inner()).map_err(|error| self.failed(&error.into()))
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let request = proto::PreVoteRequest {
+            vote: Some(convert::vote_to_proto(&rpc.vote)),
+            last_log_id: rpc.last_log_id.as_ref().map(convert::log_id_to_proto),
+        };
+        let (mut client, request) = (self.client()?, self.request(request)?);
+        let answer = within(option.soft_ttl(), client.pre_vote(request)).await.map_err(|status| self.failed(&status))?;
+        let proto::PreVoteResponse { vote, granted, last_log_id } = answer.into_inner();
+        let answer = proto::VoteResponse { vote, granted, last_log_id };
+        convert::vote_response(answer).map_err(|error| self.failed(&error.into()))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let (mut client, request) = (self.client()?, self.request(convert::transfer_to_proto(&req))?);
+        let call = client.transfer_leader(request);
+        let answer = within(option.soft_ttl(), call).await.map_err(|status| self.failed(&status))?;
+        convert::transferred(answer.into_inner()).map_err(|error| self.failed(&error.into()))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        self.fence.check().map_err(|lost| StreamingError::Unreachable(Unreachable::new(&lost)))?;
+        let head = convert::snapshot_head(&vote, &snapshot.meta);
+        let (parts, progress) = snapshot::send(snapshot.snapshot, head);
+        let (mut client, request) = (self.client()?, self.request(parts)?);
+        let call = client.install_snapshot(request);
+        let answer = tokio::select! {
+            biased;
+            closed = cancel => return Err(closed.into()),
+            answer = call => answer,
+            status = progress.stalled() => Err(status),
+        };
+        let answer = answer.map_err(|status| StreamingError::from(self.failed(&status)))?;
+        if let Some(last) = &snapshot.meta.last_log_id {
+            self.fence.acknowledged(vote.leader_id.term, last.index);
+        }
+        let vote = convert::vote(answer.into_inner().vote).map_err(|error| self.failed(&error.into()))?;
+        Ok(SnapshotResponse::new(vote))
+    }
+}

@@ -1,0 +1,352 @@
+//! A whole node: opened, served, watched and stopped.
+
+mod servers;
+mod stop;
+#[cfg(test)]
+mod tests;
+
+use crate::admission::Admission;
+use crate::config::Config;
+use crate::context::{Context, draw_uuid};
+use crate::error::ServeError;
+use crate::identity::Identity;
+use crate::leader::{Loops, forget_old_records};
+use crate::membership::{Membership, StateHash};
+use crate::metrics::{Metrics, gauge_of};
+use crate::net::{Dial, Listening, TcpDial};
+use crate::proposer::{Proposer, RaftConsensus, WallClock};
+use crate::raft::{PeerNetwork, Peers, Raft, settings};
+use crate::{http, room};
+use futures_util::FutureExt;
+use openraft::async_runtime::WatchReceiver;
+use openraft::storage::RaftLogStorage;
+use ordo_storage::log::{Log, LogOptions, LogThread};
+use ordo_storage::{FileDisk, Machine, MachineOptions, RaftLog, StateStore, StoreOptions};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long the hash of the whole state may take before a status goes without it.
+const HASH_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a node meets the world through. Tests and simulations replace parts of it.
+pub struct Seams {
+    /// Where clients connect; listens on the configured address when there is none.
+    pub public: Option<Listening>,
+    /// Where other nodes connect.
+    pub peer: Option<Listening>,
+    /// Where health and metrics are served.
+    pub http: Option<Listening>,
+    /// Connects to other nodes.
+    pub dial: Arc<dyn Dial>,
+    /// Milliseconds since 1970.
+    pub wall: WallClock,
+    /// Seeds all randomness of the node's own; from the operating system when there is none.
+    pub seed: Option<u64>,
+    /// Whether every invariant is checked after every lump of entries.
+    pub check_invariants: bool,
+}
+
+impl Default for Seams {
+    fn default() -> Self {
+        let wall = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        Self {
+            public: None,
+            peer: None,
+            http: None,
+            dial: Arc::new(TcpDial),
+            wall: Arc::new(wall),
+            seed: None,
+            check_invariants: false,
+        }
+    }
+}
+
+impl fmt::Debug for Seams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seams").field("seed", &self.seed).finish_non_exhaustive()
+    }
+}
+
+/// A running node. Stop it with [`ServeHandle::shutdown`]: a mere drop takes no leave of the cluster.
+pub struct ServeHandle {
+    /// Where clients connect.
+    pub public: SocketAddr,
+    /// Where other nodes connect.
+    pub peer: SocketAddr,
+    /// Where health and metrics are served.
+    pub http: SocketAddr,
+    context: Arc<Context>,
+    tasks: JoinSet<Result<(), ServeError>>,
+    failure: oneshot::Receiver<ServeError>,
+    /// Ends the servers, the proposer and the timers; after [`Context::stop`], which ends the streams.
+    closing: CancellationToken,
+    health: tonic_health::server::HealthReporter,
+    machine_thread: JoinHandle<()>,
+    log: Log,
+    log_thread: LogThread,
+}
+
+impl fmt::Debug for ServeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServeHandle").field("public", &self.public).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+/// Runs a node until `shutdown` is there, and takes leave of the cluster then: leadership goes to another node,
+/// streams end, what is in hand reaches the disk.
+///
+/// # Errors
+/// When the node can't start, or can't go on. The caller logs it, once, and ends the process with
+/// [`ServeError::exit_status`]; nothing is tried again.
+pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+    let mut node = start(config, Seams::default()).await?;
+    tokio::select! {
+        biased;
+        error = node.failed() => {
+            node.abandon().await;
+            Err(error)
+        }
+        () = shutdown => node.shutdown().await,
+    }
+}
+
+/// Ends the process when any thread panics: a node that lost a thread is not the node that the others count on.
+pub fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        eprintln!("ordo: a thread panicked; the process ends, so that another node can take over");
+        std::process::abort();
+    }));
+}
+
+fn storage_failed(error: impl fmt::Display) -> ServeError {
+    ServeError::Storage(error.to_string())
+}
+
+/// Starts a node.
+///
+/// # Errors
+/// When an address is taken, the data folder is another node's, or what is in it is damaged.
+pub async fn start(config: Config, mut seams: Seams) -> Result<ServeHandle, ServeError> {
+    let config = Arc::new(config);
+    // First of all, since a taken port is the mistake that is made most often.
+    let listening = servers::listen(&config, &mut seams).await?;
+    let rng = seams.seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
+    let rng = Arc::new(Mutex::new(rng));
+    let identity = Arc::new(Identity::open(&config, || draw_uuid(&rng))?);
+    let (report, failure) = oneshot::channel();
+    let Opened { raft_log, log, log_thread, store } = open(&config, &identity, report).await?;
+
+    let metrics = Arc::new(Metrics::default());
+    let (waiting_max, closing) = (config.limits.proposal_bytes, CancellationToken::new());
+    let waiting_bytes_max = usize::try_from(waiting_max).unwrap_or(usize::MAX);
+    let (proposer, proposing) = Proposer::new(waiting_bytes_max, Arc::clone(&seams.wall), Arc::clone(&metrics));
+    let admission = Admission::new(waiting_max);
+    let (loops, timers) = Loops::new(proposer.clone(), Arc::clone(&admission), Arc::clone(&metrics));
+    let options = MachineOptions { check_invariants: seams.check_invariants, ..MachineOptions::default() };
+    let (machine, machine_loop) = Machine::new(store.clone(), loops, options).map_err(storage_failed)?;
+    let handle = machine.handle();
+    let machine_thread = machine_loop.spawn().map_err(storage_failed)?;
+
+    let peers = Peers::new(Arc::clone(&seams.dial), Arc::clone(&identity));
+    let (network, timing) = (PeerNetwork::new(peers.clone()), settings(&config.raft));
+    let raft = Raft::build(config.node_id, timing, network, raft_log, machine).await;
+    let raft = raft.map_err(|error| ServeError::Raft(error.to_string()))?;
+    let draw = Arc::clone(&rng);
+    let cluster = Membership {
+        raft: raft.clone(),
+        identity: Arc::clone(&identity),
+        config: Arc::clone(&config),
+        peers,
+        draw: Box::new(move || draw_uuid(&draw)),
+        state_hash: state_hash(handle.clone()),
+        changing: AsyncMutex::new(()),
+    };
+    let context = Arc::new(Context {
+        config,
+        identity,
+        raft,
+        machine: handle,
+        store,
+        proposer,
+        admission,
+        cluster: Arc::new(cluster),
+        metrics,
+        wall: seams.wall,
+        rng,
+        stop: CancellationToken::new(),
+    });
+
+    let (public, peer, http) = (listening.public.address, listening.peer.address, listening.http.address);
+    let mut tasks = JoinSet::new();
+    let health = servers::spawn(&mut tasks, &context, listening, &closing, &log).await;
+    let consensus = RaftConsensus::new(context.raft.clone());
+    tasks.spawn(proposing.run(consensus, context.machine.clone(), closing.clone()).map(Ok));
+    tasks.spawn(timers.run(context.machine.clone(), closing.clone()).map(Ok));
+    let (proposer, machine) = (context.proposer.clone(), context.machine.clone());
+    tasks.spawn(forget_old_records(proposer, machine, context.store.clone(), closing.clone()).map(Ok));
+    tasks.spawn(room::watch(Arc::clone(&context.config), Arc::clone(&context.admission), closing.clone()).map(Ok));
+    tasks.spawn(watch_raft(context.raft.clone(), closing.clone()));
+    context.raft.run();
+    tracing::info!(node_id = context.config.node_id, %public, %peer, %http, "this node serves");
+    let log_handle = log;
+    Ok(ServeHandle {
+        public,
+        peer,
+        http,
+        context,
+        tasks,
+        failure,
+        closing,
+        health,
+        machine_thread,
+        log: log_handle,
+        log_thread,
+    })
+}
+
+struct Opened {
+    raft_log: RaftLog,
+    log: Log,
+    log_thread: LogThread,
+    store: StateStore,
+}
+
+async fn open(
+    config: &Config,
+    identity: &Identity,
+    report: oneshot::Sender<ServeError>,
+) -> Result<Opened, ServeError> {
+    let disk = FileDisk::open(identity.folder("log")).map_err(storage_failed)?;
+    let (log, writer) = Log::open(Arc::new(disk), LogOptions::default()).map_err(storage_failed)?;
+    let cache_bytes_max = usize::try_from(config.limits.cache_bytes).unwrap_or(usize::MAX);
+    let options = StoreOptions { cache_bytes_max, ..StoreOptions::default() };
+    let store = StateStore::open(&config.data_dir, options).map_err(storage_failed)?;
+    // The first failure is the one to tell; later ones follow from it.
+    store.on_failure(move |error| {
+        let _ = report.send(storage_failed(error));
+    });
+    let log_thread = writer.spawn().map_err(storage_failed)?;
+    let mut raft_log = RaftLog::open(log.clone()).map_err(storage_failed)?;
+    let state = raft_log.get_log_state().await.map_err(storage_failed)?;
+    store.check_purged(state.last_purged_log_id).map_err(storage_failed)?;
+    Ok(Opened { raft_log, log, log_thread, store })
+}
+
+fn state_hash(machine: ordo_storage::MachineHandle<crate::leader::Event>) -> StateHash {
+    Box::new(move || {
+        let machine = machine.clone();
+        Box::pin(async move {
+            let hash = tokio::time::timeout(HASH_WITHIN, machine.state_hash()).await.ok()?.ok()?;
+            Some((hash.index, hash.hash.to_be_bytes().to_vec()))
+        })
+    })
+}
+
+/// Says who leads, and ends with an error when consensus stops by itself.
+async fn watch_raft(raft: Raft, closing: CancellationToken) -> Result<(), ServeError> {
+    let mut metrics = raft.server_metrics();
+    let mut all = raft.metrics();
+    let mut last = None;
+    loop {
+        let (leader, term) = {
+            let metrics = metrics.borrow_watched();
+            (metrics.current_leader, metrics.vote.leader_id.term)
+        };
+        if last != Some((leader, term)) {
+            last = Some((leader, term));
+            match leader {
+                Some(leader) => tracing::info!(node_id = leader, term, "a node leads"),
+                None => tracing::info!(term, "no node is known to lead"),
+            }
+        }
+        tokio::select! {
+            biased;
+            () = closing.cancelled() => return Ok(()),
+            changed = metrics.changed() => {
+                if changed.is_err() && !closing.is_cancelled() {
+                    return Err(stopped(&all.borrow_watched().running_state));
+                }
+            }
+            fatal = wait_fatal(&mut all) => return Err(fatal),
+        }
+    }
+}
+
+type RunningState = Result<(), openraft::errors::Fatal<ordo_storage::TypeConfig>>;
+
+fn stopped(state: &RunningState) -> ServeError {
+    match state {
+        Err(openraft::errors::Fatal::StorageError(error)) => ServeError::Storage(error.to_string()),
+        Err(error) => ServeError::Raft(error.to_string()),
+        Ok(()) => ServeError::Raft("its task is gone".to_owned()),
+    }
+}
+
+async fn wait_fatal(
+    metrics: &mut openraft::alias::WatchReceiverOf<
+        ordo_storage::TypeConfig,
+        openraft::RaftMetrics<ordo_storage::TypeConfig>,
+    >,
+) -> ServeError {
+    loop {
+        if metrics.borrow_watched().running_state.is_err() {
+            return stopped(&metrics.borrow_watched().running_state);
+        }
+        if metrics.changed().await.is_err() {
+            return stopped(&metrics.borrow_watched().running_state);
+        }
+    }
+}
+
+/// The node, as its pages show it.
+struct Pages {
+    context: Arc<Context>,
+    log: Log,
+}
+
+impl http::Pages for Pages {
+    fn look(&self) {
+        let (context, raft) = (&self.context, self.context.raft.metrics());
+        let (raft, gauges) = (raft.borrow_watched(), &self.context.metrics.raft);
+        let index = |id: &Option<ordo_storage::LogId>| gauge_of(id.map_or(0, |id| id.index));
+        gauges.term.set(gauge_of(raft.current_term));
+        gauges.leader.set(gauge_of(raft.current_leader.unwrap_or(0)));
+        gauges.is_leader.set(i64::from(raft.state.is_leader()));
+        gauges.last_log_index.set(gauge_of(raft.last_log_index.unwrap_or(0)));
+        gauges.committed_index.set(index(&raft.local_committed));
+        gauges.applied_index.set(index(&raft.last_applied));
+        gauges.snapshot_index.set(index(&raft.snapshot));
+        let (stats, gauges) = (context.store.stats(), &context.metrics.storage);
+        gauges.log_bytes.set(gauge_of(self.log.bytes_on_disk()));
+        gauges.log_memory_bytes.set(gauge_of(self.log.bytes_in_memory() as u64));
+        gauges.state_bytes.set(gauge_of(stats.table_bytes));
+        gauges.state_memory_bytes.set(gauge_of(stats.memtable_bytes));
+        gauges.cache_bytes.set(gauge_of(stats.cache_bytes));
+        gauges.flushed_index.set(gauge_of(stats.flushed_index));
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.context.stop.is_cancelled() {
+            return Err("this node is stopping".to_owned());
+        }
+        let metrics = self.context.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.membership_config.nodes().next().is_none() {
+            return Err("this node is not a member of a cluster yet: run `ordo cluster init`".to_owned());
+        }
+        match metrics.current_leader {
+            Some(_) => Ok(()),
+            None => Err("no node is known to lead".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The three servers of a node.
+
+use super::{Pages, Seams};
+use crate::config::Config;
+use crate::context::Context;
+use crate::error::ServeError;
+use crate::http;
+use crate::net::Listening;
+use crate::raft::{KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, PeerService, WINDOW_BYTES};
+use crate::services;
+use ordo_storage::log::Log;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+/// Connections of other nodes: three each, some that are about to be noticed as dead, and who is about to join.
+const PEER_CONNECTIONS: u32 = 256;
+const HTTP_CONNECTIONS: u32 = 64;
+/// How long a client may take to say anything at all.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+/// Bytes of the metadata of one call.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// HTTP/2 frames of clients; one stream's and one connection's windows.
+const FRAME_BYTES_MAX: u32 = 64 * 1024;
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Streams that a client opened and reset before they were looked at.
+const RESETS_MAX: usize = 64;
+/// How often a silent client is asked whether it is there, and how long it may take to say so.
+const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// The services that reflection and health know.
+pub(super) const SERVICES: [&str; 4] =
+    ["ordo.v1.IngestService", "ordo.v1.WorkService", "ordo.v1.DeliveryService", "ordo.v1.AdminService"];
+
+pub(super) struct Listeners {
+    pub(super) public: Listening,
+    pub(super) peer: Listening,
+    pub(super) http: Listening,
+}
+
+pub(super) async fn listen(config: &Config, seams: &mut Seams) -> Result<Listeners, ServeError> {
+    Ok(Listeners {
+        public: one("public", config.public, seams.public.take()).await?,
+        peer: one("peer", config.peer, seams.peer.take()).await?,
+        http: one("http", config.http, seams.http.take()).await?,
+    })
+}
+
+async fn one(key: &'static str, address: SocketAddr, given: Option<Listening>) -> Result<Listening, ServeError> {
+    match given {
+        Some(listening) => Ok(listening),
+        None => Listening::bind(address).await.map_err(|error| ServeError::Listen { key, address, error }),
+    }
+}
+
+/// Spawns the servers; they end when `closing` is cancelled and their calls are through.
+pub(super) async fn spawn(
+    tasks: &mut JoinSet<Result<(), ServeError>>,
+    context: &Arc<Context>,
+    listening: Listeners,
+    closing: &CancellationToken,
+    log: &Log,
+) -> HealthReporter {
+    let Listeners { public, peer, http } = listening;
+    let limits = &context.config.limits;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        reporter.set_service_status(service, ServingStatus::Serving).await;
+    }
+    let mut reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(ordo_wire::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    // The peers' service is in the descriptors too, and not here.
+    for service in SERVICES.into_iter().chain(["grpc.health.v1.Health"]) {
+        reflection = reflection.with_service_name(service);
+    }
+    let reflection = reflection.build_v1().expect("the descriptors were made by our own build");
+    let server = Server::builder()
+        .max_concurrent_streams(limits.streams_per_connection)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+        .http2_keepalive_interval(Some(CLIENT_KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(CLIENT_KEEP_ALIVE))
+        .add_routes(services::router(Arc::clone(context)))
+        .add_service(health)
+        .add_service(reflection);
+    let incoming = public.bounded(limits.connections, FIRST_WORD);
+    let closed = closing.clone().cancelled_owned();
+    tasks.spawn(async move { ended("public", server.serve_with_incoming_shutdown(incoming, closed).await) });
+
+    let service = PeerService::server(
+        context.raft.clone(),
+        Arc::clone(&context.identity),
+        context.store.clone(),
+        context.config.public_address(),
+    );
+    let server = Server::builder()
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_frame_size(1024 * 1024)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .add_service(service);
+    let incoming = peer.bounded(PEER_CONNECTIONS, FIRST_WORD);
+    let closed = closing.clone().cancelled_owned();
+    tasks.spawn(async move { ended("peer", server.serve_with_incoming_shutdown(incoming, closed).await) });
+
+    let pages = Pages { context: Arc::clone(context), log: log.clone() };
+    let router = http::router(Arc::clone(&context.metrics), pages);
+    let connections = http::Connections(http.bounded(HTTP_CONNECTIONS, FIRST_WORD));
+    let closed = closing.clone().cancelled_owned();
+    let served = axum::serve(connections, router).with_graceful_shutdown(closed);
+    tasks.spawn(async move { ended("http", served.await) });
+    reporter
+}
+
+fn ended(server: &'static str, result: Result<(), impl std::error::Error>) -> Result<(), ServeError> {
+    result.map_err(|error| ServeError::Server { server, error: error.to_string() })
+}

@@ -1,0 +1,124 @@
+//! How a node ends.
+
+use super::servers::SERVICES;
+use super::{ServeHandle, storage_failed};
+use crate::error::ServeError;
+use openraft::async_runtime::WatchReceiver;
+use std::future::pending;
+use std::time::Duration;
+use tokio::time::timeout;
+use tonic_health::ServingStatus;
+
+/// How long another node may take to become leader in this one's place.
+const TRANSFER_WITHIN: Duration = Duration::from_secs(3);
+/// How long streams and calls may take to end.
+const DRAIN_WITHIN: Duration = Duration::from_secs(6);
+/// How long consensus may take to end.
+const RAFT_WITHIN: Duration = Duration::from_secs(5);
+
+impl ServeHandle {
+    /// Waits for what the node can't survive: a disk that refuses, damage, a server or consensus that stopped.
+    pub async fn failed(&mut self) -> ServeError {
+        loop {
+            tokio::select! {
+                biased;
+                failure = &mut self.failure => return match failure {
+                    Ok(error) => error,
+                    // The store went away without a failure; what else went away shows in the tasks.
+                    Err(_) => self.task_failed().await,
+                },
+                error = Self::next_failure(&mut self.tasks) => return match error {
+                    // The state's own words come first, when it is what made consensus stop.
+                    error @ (ServeError::Raft(_) | ServeError::Storage(_)) => self.failure.try_recv().unwrap_or(error),
+                    error => error,
+                },
+            }
+        }
+    }
+
+    async fn task_failed(&mut self) -> ServeError {
+        Self::next_failure(&mut self.tasks).await
+    }
+
+    async fn next_failure(tasks: &mut tokio::task::JoinSet<Result<(), ServeError>>) -> ServeError {
+        loop {
+            match tasks.join_next().await {
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => return error,
+                Some(Err(error)) => {
+                    return ServeError::Server { server: "node's own", error: error.to_string() };
+                }
+                None => return pending().await,
+            }
+        }
+    }
+
+    /// Takes leave of the cluster and stops: leadership goes to another node, streams end, what is in hand reaches
+    /// the disk.
+    ///
+    /// # Errors
+    /// When the disk refuses at the end; nothing acknowledged is lost then.
+    pub async fn shutdown(mut self) -> Result<(), ServeError> {
+        tracing::info!("this node stops");
+        for service in SERVICES.into_iter().chain([""]) {
+            self.health.set_service_status(service, ServingStatus::NotServing).await;
+        }
+        if self.context.raft.is_leader() {
+            match timeout(TRANSFER_WITHIN, self.context.cluster.transfer(None)).await {
+                Ok(Ok(leader)) => tracing::info!(node_id = leader, "leadership was handed over"),
+                Ok(Err(failure)) => tracing::info!("leadership was not handed over: {}", failure.text),
+                Err(_) => tracing::warn!("leadership was not handed over in time: the others will elect"),
+            }
+        }
+        self.context.stop.cancel();
+        self.closing.cancel();
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(DRAIN_WITHIN, drained).await.is_err() {
+            tracing::info!("some connections did not end in time and are closed");
+        }
+        self.tasks.shutdown().await;
+        self.end().await
+    }
+
+    /// Stops at once, as after a failure: nothing is handed over and nothing waited for.
+    pub async fn abandon(mut self) {
+        self.context.stop.cancel();
+        self.closing.cancel();
+        self.tasks.shutdown().await;
+        if let Err(error) = self.end().await {
+            tracing::debug!(%error, "after the failure");
+        }
+    }
+
+    async fn end(self) -> Result<(), ServeError> {
+        // A failure here is one of those that ended the node, or of no interest any more.
+        let _ = timeout(RAFT_WITHIN, self.context.raft.shutdown()).await;
+        let flushed = self.context.machine.stop().await.map_err(storage_failed);
+        let failure = self.log.failure();
+        drop(self.context);
+        // Both threads end by themselves now; the log's writes what is queued first.
+        let ended = self.machine_thread.join();
+        drop(self.log_thread);
+        flushed?;
+        ended.map_err(|_| ServeError::Storage("the state machine's thread panicked".to_owned()))?;
+        failure.map_or(Ok(()), |error| Err(storage_failed(error)))
+    }
+
+    /// Whether this node leads; for tests.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.context.raft.is_leader()
+    }
+
+    /// What the services share; for tests.
+    #[must_use]
+    pub fn context(&self) -> &std::sync::Arc<crate::context::Context> {
+        &self.context
+    }
+
+    /// The term this node is in; for tests.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.context.raft.metrics().borrow_watched().current_term
+    }
+}
