@@ -123,6 +123,8 @@ fn slots(interface: &Interface, lane: &Lane) {
         assert_eq!(slot.not_before.0, message.not_before, "{}", at("back-off"));
         let redrive_of = slot.redrive_of.as_deref().map(key);
         assert_eq!(redrive_of, message.redrive_of, "{}", at("redrive_of"));
+        let set = (slot.header_count.into(), slot.header_bytes.into());
+        assert_eq!(set, message.headers_set, "{}", at("headers"));
         let length = message.body.payload.len();
         assert_eq!(
             slot.payload_bytes as usize,

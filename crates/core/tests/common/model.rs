@@ -64,6 +64,12 @@ pub struct Body {
     pub headers: Vec<Header>,
 }
 
+/// How many, and how many bytes of names and values.
+pub fn size_of(headers: &[Header]) -> (usize, usize) {
+    let bytes = headers.iter().map(|h| h.name.len() + h.value.len());
+    (headers.len(), bytes.sum())
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Pending,
@@ -86,6 +92,8 @@ pub struct Message {
     pub id: MessageId,
     pub digest: Digest,
     pub body: Body,
+    /// Headers ever set, and their bytes: what is replaced counts on.
+    pub headers_set: (usize, usize),
     pub status: Status,
     pub stage: usize,
     pub turn: u32,

@@ -1,6 +1,8 @@
 //! The naive model's commands.
 
-use super::model::{Body, Destination, End, Lane, Letter, Message, Model, Producer, Sight, Status};
+use super::model::{
+    Body, Destination, End, Lane, Letter, Message, Model, Producer, Sight, Status, size_of,
+};
 use ordo_core::{
     Answer, AnswerKind, Command, CreateInterface, DeadLetterKey, Entry, Epoch, EventKind,
     FailCause, Grant, GrantEnd, Ingest, InterfaceConfig, Loss, Outcome, RedriveDeadLetter, Refusal,
@@ -174,6 +176,7 @@ impl Lane {
             id: c.message_id,
             digest: c.digest,
             body,
+            headers_set: size_of(&c.headers),
             status: Status::Pending,
             stage: 0,
             turn: 1,
@@ -279,6 +282,12 @@ impl Lane {
                 if let Some(unknown) = named.iter().find(|d| usize::from(d.0) >= destinations) {
                     return Err(Refusal::UnknownDestination(unknown.0));
                 }
+                let (count, bytes) = size_of(headers);
+                let (count, bytes) = (message.headers_set.0 + count, message.headers_set.1 + bytes);
+                if count > 64 || bytes > 16 * 1024 {
+                    return Err(Refusal::HeadersFull { count, bytes });
+                }
+                message.headers_set = (count, bytes);
                 if let Some(payload) = payload {
                     message.body.payload = payload.clone();
                 }

@@ -10,7 +10,7 @@
 //! grant|end|ack|again|refused|unavailable DESTINATION [SEQUENCE] [epoch=..] [after=..] [position=..]
 //! discard|redrive SEQUENCE[/DESTINATION] [in_place]
 //! update version=.. [as for interface]           forget SEQUENCE
-//! time +MS                                       lost (a proposal)          position TERM.RUN.N (of the next one)
+//! time +MS|-MS                                   lost (a proposal)          position TERM.RUN.N (of the next one)
 //! see DESTINATION | slot SEQUENCE | letters | stored SEQUENCE | known a | watermark | counts DESTINATION
 //! ```
 
@@ -124,12 +124,8 @@ impl Scenario {
     fn line(&mut self, words: &Words<'_>) -> String {
         match words.at(0) {
             "time" => {
-                let ms: u64 = words
-                    .at(1)
-                    .trim_start_matches('+')
-                    .parse()
-                    .expect("milliseconds");
-                self.time += ms;
+                let ms: i64 = words.at(1).parse().expect("milliseconds");
+                self.time = self.time.saturating_add_signed(ms);
                 String::new()
             }
             "lost" => {
