@@ -6,12 +6,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use ordo_wire::status::{DOMAIN, LEADER, code_of};
 use ordo_wire::v1::Reason;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-
-/// The domain of Ordo's `google.rpc.ErrorInfo`.
-const DOMAIN: &str = "ordo";
 
 /// A field of a request with a value that is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +33,9 @@ pub struct Refusal {
     pub leader: Option<String>,
     /// What is wrong with the request, field by field.
     pub fields: Vec<FieldViolation>,
-    /// The gRPC status it came with; [`Code::Ok`] for a refusal of one item in a frame.
+    /// [`Reason::ProducerGap`]: the number that is expected.
+    pub expected_producer_sequence: Option<u64>,
+    /// The gRPC status that goes with it.
     pub code: Code,
     /// True when the request certainly never reached a node.
     pub(crate) unsent: bool,
@@ -44,13 +44,15 @@ pub struct Refusal {
 impl Refusal {
     /// The refusal of one item in a frame.
     pub(crate) fn of_item(reason: i32, text: String, retry_after_ms: u64) -> Self {
+        let reason = Reason::try_from(reason).unwrap_or(Reason::Unspecified);
         Self {
-            reason: Reason::try_from(reason).unwrap_or(Reason::Unspecified),
+            reason,
             text,
             retry_after: (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms)),
             leader: None,
             fields: Vec::new(),
-            code: Code::Ok,
+            expected_producer_sequence: None,
+            code: code_of(reason),
             unsent: false,
         }
     }
@@ -63,6 +65,7 @@ impl Refusal {
             retry_after: None,
             leader: None,
             fields: Vec::new(),
+            expected_producer_sequence: None,
             code,
             unsent: false,
         }
@@ -130,7 +133,7 @@ impl From<Status> for Refusal {
             refusal.reason = Reason::from_str_name(&info.reason).unwrap_or(Reason::Unspecified);
             refusal.leader = info
                 .metadata
-                .get("leader")
+                .get(LEADER)
                 .filter(|leader| !leader.is_empty())
                 .cloned();
         }

@@ -80,7 +80,6 @@ impl Agenda {
     /// The last things to say: every lane's answers, and then the end of its subscription.
     pub(super) fn leave(&mut self, lanes: impl Iterator<Item = Arc<Lane>>) {
         self.subscribe.clear();
-        self.answering.clear();
         for lane in lanes {
             self.unsubscribe.push(lane.number);
             if lane.state().has_answers() {
@@ -92,6 +91,11 @@ impl Agenda {
 
     pub(super) fn heartbeat(&mut self) {
         self.heartbeat_due = true;
+    }
+
+    /// Everything said was answered.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.is_empty() && self.heartbeats.is_empty()
     }
 
     /// When the heartbeat now answered was sent; None for one of an earlier stream.

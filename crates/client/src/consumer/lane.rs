@@ -72,6 +72,16 @@ pub(super) struct Hurry {
     pub(super) urgent: bool,
 }
 
+/// What the end of a subscription by the node means.
+pub(super) enum Ended {
+    /// It is to be asked for again at once, without a position.
+    AskAgain,
+    /// It is to be asked for again on another stream.
+    ForNow(Refusal),
+    /// Whoever handles it is told.
+    ForGood,
+}
+
 impl Lane {
     pub(super) fn new(number: u32, to: SubscribeTo) -> Self {
         let state = LaneState {
@@ -265,27 +275,26 @@ impl Lane {
         }
     }
 
-    /// The node ended the subscription; true when it is to be asked for again.
-    pub(super) fn ended(&self, reason: Reason, text: String) -> bool {
+    /// The node ended the subscription.
+    pub(super) fn ended(&self, reason: Reason, text: String) -> Ended {
         let refusal = Refusal::of_item(reason as i32, text, 0);
         let mut state = self.state();
         state.drop_grant();
+        state.standing = GrantState::Connecting;
         // A restore from a backup voids the position that this process remembers. One that the receiver keeps with
         // its data is its own affair, so it hears of it.
-        if reason == Reason::Position && self.to.position.is_none() && state.handled.is_some() {
-            state.handled = None;
-            state.standing = GrantState::Connecting;
-            return true;
+        if reason == Reason::Position
+            && self.to.position.is_none()
+            && state.handled.take().is_some()
+        {
+            return Ended::AskAgain;
         }
         if refusal.is_transient() {
-            state.standing = GrantState::Connecting;
-            return true;
+            return Ended::ForNow(refusal);
         }
-        state.standing = GrantState::Ended;
-        state.ended = Some(ConsumeError::Ended(Box::new(refusal)));
         drop(state);
-        self.changed.notify_one();
-        false
+        self.failed(&refusal);
+        Ended::ForGood
     }
 
     /// The consumer can't go on.

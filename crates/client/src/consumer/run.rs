@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
 use super::agenda::Agenda;
-use super::lane::{Hurry, Lane};
+use super::lane::{Ended, Hurry, Lane};
 use super::{ConsumerBuilder, LEASE, Shared};
 use crate::cluster::Cluster;
 use crate::error::Refusal;
@@ -220,7 +220,7 @@ impl Run {
             self.shared.lease.send_replace(Some(sent_at + LEASE));
         }
         for state in response.states {
-            self.on_state(state);
+            self.on_state(state)?;
         }
         for deliveries in response.deliveries {
             let Some(lane) = self.lanes.get(&deliveries.subscription) else {
@@ -242,22 +242,23 @@ impl Run {
         Ok(())
     }
 
-    fn on_state(&mut self, state: SubscriptionState) {
+    fn on_state(&mut self, state: SubscriptionState) -> Result<(), Refusal> {
         let Some(lane) = self.lanes.get(&state.subscription) else {
-            return;
+            return Ok(());
         };
         match state.state {
             Some(State::Waiting(waiting)) => lane.wait_in_line(waiting.holder),
             Some(State::Granted(granted)) => lane.granted(&granted),
-            Some(State::Ended(ended)) => {
-                if lane.ended(ended.reason(), ended.text) {
-                    self.agenda.subscribe(Arc::clone(lane));
-                } else {
+            Some(State::Ended(ended)) => match lane.ended(ended.reason(), ended.text) {
+                Ended::AskAgain => self.agenda.subscribe(Arc::clone(lane)),
+                Ended::ForNow(refusal) => return Err(refusal),
+                Ended::ForGood => {
                     self.lanes.remove(&state.subscription);
                 }
-            }
+            },
             None => {}
         }
+        Ok(())
     }
 
     /// An answer that was not recorded leaves a lane in doubt: a new stream begins it anew, at what was handled.
@@ -301,9 +302,20 @@ impl Run {
                 };
                 room.send(self.agenda.next_frame(by));
             }
-            // The node ends its side when it has answered everything and sees this one end.
-            drop(wire.outgoing);
-            while let Ok(Some(_)) = wire.incoming.message().await {}
+            // Its answer says that the node has read all before.
+            self.agenda.heartbeat();
+            let Ok(room) = wire.outgoing.reserve().await else {
+                return;
+            };
+            room.send(self.agenda.next_frame(by));
+            while !self.agenda.is_answered()
+                && let Ok(Some(response)) = wire.incoming.message().await
+            {
+                for _ in &response.results {
+                    self.agenda.answered();
+                }
+                self.agenda.heartbeat_answered(response.heartbeat);
+            }
         };
         if timeout_at(by, said).await.is_err() {
             tracing::debug!(

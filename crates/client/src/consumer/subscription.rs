@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -141,19 +142,21 @@ impl Subscription {
         }
     }
 
-    async fn wait(&mut self, wait: Wait) {
+    /// Boxed, so that whoever runs a handler can do so in a task of its own: the compiler does not see that the
+    /// future is `Send` for every lifetime otherwise. It happens only when there is nothing to do.
+    fn wait(&mut self, wait: Wait) -> BoxFuture<'_, ()> {
         // The sender lives in `shared`: neither wait can end for want of one. A close moves the lease, too.
         match wait {
-            Wait::Lease => {
+            Wait::Lease => Box::pin(async {
                 let _ = self.lease.changed().await;
-            }
-            Wait::Delivery => {
+            }),
+            Wait::Delivery => Box::pin(async {
                 tokio::select! {
                     biased;
                     () = self.lane.changed.notified() => {}
                     _ = self.lease.changed() => {}
                 }
-            }
+            }),
         }
     }
 }
@@ -171,5 +174,91 @@ impl fmt::Debug for Subscription {
             .field("to", &self.lane.to)
             .field("state", &self.state())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
+
+    use futures_util::FutureExt;
+    use ordo_wire::v1::delivery::Content;
+    use ordo_wire::v1::{self, SkipMarker, SubscriptionGranted};
+    use tokio::sync::Notify;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::consumer::{LEASE, Wanted};
+
+    #[tokio::test(start_paused = true)]
+    async fn no_delivery_begins_later_than_five_seconds_after_the_last_answered_heartbeat_was_sent()
+    {
+        let shared = Arc::new(Shared {
+            wanted: Mutex::new(Wanted::default()),
+            arrived: Notify::new(),
+            lease: watch::Sender::new(None),
+            closing: AtomicBool::new(false),
+        });
+        let lane = Arc::new(Lane::new(1, "orders".into()));
+        let mut subscription = Subscription::new(Arc::clone(&lane), Arc::clone(&shared));
+        lane.granted(&SubscriptionGranted {
+            epoch: 1,
+            incarnation: 1,
+            ..SubscriptionGranted::default()
+        });
+        let content = || Some(Content::Skip(SkipMarker::default()));
+        let deliveries = (1..=3).map(|sequence| v1::Delivery {
+            sequence,
+            attempts: 0,
+            content: content(),
+        });
+        lane.received(1, deliveries.collect());
+        assert!(
+            subscription.next().now_or_never().is_none(),
+            "no heartbeat was answered yet"
+        );
+
+        let sent_at = Instant::now();
+        advance(Duration::from_secs(3)).await;
+        shared.lease.send_replace(Some(sent_at + LEASE));
+        assert_eq!(
+            subscription
+                .next()
+                .now_or_never()
+                .unwrap()
+                .unwrap()
+                .unwrap()
+                .sequence(),
+            1
+        );
+        advance(Duration::from_millis(1999)).await;
+        assert_eq!(
+            subscription
+                .next()
+                .now_or_never()
+                .unwrap()
+                .unwrap()
+                .unwrap()
+                .sequence(),
+            2
+        );
+        advance(Duration::from_millis(1)).await;
+        assert!(
+            subscription.next().now_or_never().is_none(),
+            "5 s have passed since that heartbeat was sent"
+        );
+        shared.lease.send_replace(Some(Instant::now() + LEASE));
+        assert_eq!(
+            subscription
+                .next()
+                .now_or_never()
+                .unwrap()
+                .unwrap()
+                .unwrap()
+                .sequence(),
+            3
+        );
     }
 }

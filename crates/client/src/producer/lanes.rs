@@ -258,7 +258,9 @@ impl Lanes {
                 self.answer(entry, Ok(accepted));
             }
             Some(Item::Refused(refused)) if refused.refusal == 0 => {
-                let refusal = Refusal::of_item(refused.reason, refused.text, 0);
+                let mut refusal = Refusal::of_item(refused.reason, refused.text, 0);
+                let expected = refused.expected_producer_sequence;
+                refusal.expected_producer_sequence = (expected > 0).then_some(expected);
                 self.answer(entry, Err(SendError::Refused(Box::new(refusal))));
             }
             Some(Item::Refused(refused)) => {
@@ -373,3 +375,6 @@ impl Lane {
             .unwrap_or_else(|| growing.min(PAUSE_MAX))
     }
 }
+
+#[cfg(test)]
+mod tests;
