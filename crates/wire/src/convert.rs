@@ -45,11 +45,21 @@ pub fn digest(payload: &[u8], headers: &[Header]) -> Digest {
     Digest(hash.digest128().to_be_bytes())
 }
 
-fn or_default<T: PartialEq + Default>(given: T, default: T) -> T {
-    if given == T::default() {
-        default
-    } else {
-        given
+/// What 0 means.
+#[derive(Clone, Copy)]
+enum Zero {
+    /// Nothing was said: the default. What a client sends.
+    Default,
+    /// 0. What stands in the log.
+    Zero,
+}
+
+impl Zero {
+    fn or<T: PartialEq + Default>(self, given: T, default: T) -> T {
+        match self {
+            Self::Default if given == T::default() => default,
+            _ => given,
+        }
     }
 }
 
@@ -60,7 +70,7 @@ fn or_default<T: PartialEq + Default>(given: T, default: T) -> T {
 pub fn interface_config_from_proto(
     config: v1::InterfaceConfig,
 ) -> Result<InterfaceConfig, ConfigError> {
-    let mut filled = fill_in(config);
+    let mut filled = config_from_proto(config, Zero::Default);
     if filled.destinations.is_empty() {
         filled
             .destinations
@@ -70,16 +80,16 @@ pub fn interface_config_from_proto(
     Ok(filled)
 }
 
-fn fill_in(config: v1::InterfaceConfig) -> InterfaceConfig {
+fn config_from_proto(config: v1::InterfaceConfig, zero: Zero) -> InterfaceConfig {
     let stages = config.stages.into_iter().map(|stage| {
-        let backoff_ms = or_default(stage.backoff_ms, limits::BACKOFF_MS_DEFAULT);
+        let backoff_ms = zero.or(stage.backoff_ms, limits::BACKOFF_MS_DEFAULT);
         StageConfig {
             name: stage.name,
-            max_attempts: or_default(stage.max_attempts, limits::ATTEMPTS_DEFAULT),
-            max_losses: or_default(stage.max_losses, limits::LOSSES_DEFAULT),
-            lease_ms: or_default(stage.lease_ms, limits::LEASE_MS_DEFAULT),
+            max_attempts: zero.or(stage.max_attempts, limits::ATTEMPTS_DEFAULT),
+            max_losses: zero.or(stage.max_losses, limits::LOSSES_DEFAULT),
+            lease_ms: zero.or(stage.lease_ms, limits::LEASE_MS_DEFAULT),
             backoff_ms,
-            backoff_ms_max: or_default(
+            backoff_ms_max: zero.or(
                 stage.backoff_ms_max,
                 limits::BACKOFF_MS_MAX_DEFAULT.max(backoff_ms),
             ),
@@ -90,19 +100,19 @@ fn fill_in(config: v1::InterfaceConfig) -> InterfaceConfig {
         .into_iter()
         .map(|destination| DestinationConfig {
             name: destination.name,
-            max_attempts: or_default(destination.max_attempts, limits::ATTEMPTS_DEFAULT),
-            max_in_flight: or_default(destination.max_in_flight, limits::IN_FLIGHT_DEFAULT),
+            max_attempts: zero.or(destination.max_attempts, limits::ATTEMPTS_DEFAULT),
+            max_in_flight: zero.or(destination.max_in_flight, limits::IN_FLIGHT_DEFAULT),
         });
     InterfaceConfig {
         stages: stages.collect(),
         destinations: destinations.collect(),
-        window: or_default(config.window, limits::WINDOW_DEFAULT),
-        backlog: or_default(config.backlog, limits::BACKLOG_DEFAULT),
-        dedup_messages: or_default(config.dedup_messages, limits::DEDUP_MESSAGES_DEFAULT),
+        window: zero.or(config.window, limits::WINDOW_DEFAULT),
+        backlog: zero.or(config.backlog, limits::BACKLOG_DEFAULT),
+        dedup_messages: zero.or(config.dedup_messages, limits::DEDUP_MESSAGES_DEFAULT),
         paused: config.paused,
-        payload_bytes_max: or_default(config.payload_bytes_max, limits::PAYLOAD_BYTES_DEFAULT),
-        dead_letters_max: or_default(config.dead_letters_max, limits::DEAD_LETTERS_DEFAULT),
-        dead_letter_bytes_max: or_default(
+        payload_bytes_max: zero.or(config.payload_bytes_max, limits::PAYLOAD_BYTES_DEFAULT),
+        dead_letters_max: zero.or(config.dead_letters_max, limits::DEAD_LETTERS_DEFAULT),
+        dead_letter_bytes_max: zero.or(
             config.dead_letter_bytes_max,
             limits::DEAD_LETTER_BYTES_DEFAULT,
         ),
@@ -116,10 +126,10 @@ fn fill_in(config: v1::InterfaceConfig) -> InterfaceConfig {
 pub fn interface_config_from_entry(
     config: v1::InterfaceConfig,
 ) -> Result<InterfaceConfig, DecodeError> {
-    let filled = fill_in(config);
-    match filled.destinations.is_empty() {
+    let config = config_from_proto(config, Zero::Zero);
+    match config.destinations.is_empty() {
         true => Err(DecodeError::Field("destinations")),
-        false => Ok(filled),
+        false => Ok(config),
     }
 }
 
