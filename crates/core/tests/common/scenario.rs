@@ -64,10 +64,7 @@ impl<'a> Words<'a> {
 
     fn value(&self, name: &str) -> Option<&'a str> {
         let pair = |word: &&'a str| word.split_once('=').filter(|(key, _)| *key == name);
-        self.0
-            .iter()
-            .find_map(|word| pair(word))
-            .map(|(_, value)| value)
+        self.0.iter().find_map(pair).map(|(_, value)| value)
     }
 
     fn value_number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
