@@ -19,8 +19,8 @@ mod tests;
 mod workers;
 
 pub use events::{
-    Assignment, Content, DeliverPush, Delivery, Event, Freed, Heard, Hold, LineKey, Place, Question, SessionId,
-    SubscribeEvent, SubscriptionKey, Tag, WorkPush, WorkerHello, WorkerId,
+    Assignment, Content, DeliverPush, Delivery, Event, Freed, Heard, Hold, LineKey, Place,
+    Question, SessionId, SubscribeEvent, SubscriptionKey, Tag, WorkPush, WorkerHello, WorkerId,
 };
 pub use glance::Glance;
 pub use loops::{Loops, Timers};

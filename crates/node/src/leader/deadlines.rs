@@ -11,7 +11,10 @@ pub(crate) struct Deadlines<T, K> {
 
 impl<T, K> Default for Deadlines<T, K> {
     fn default() -> Self {
-        Self { due: BTreeSet::new(), of: BTreeMap::new() }
+        Self {
+            due: BTreeSet::new(),
+            of: BTreeMap::new(),
+        }
     }
 }
 

@@ -83,7 +83,12 @@ impl Dispatcher {
 
     /// Looks at every PENDING message of an interface: it is new here, or its configuration changed.
     pub(crate) fn scan(&mut self, state: &State, id: InterfaceId, now: Now) {
-        let Some(interface) = state.interface(id).filter(|interface| !interface.config.paused) else { return };
+        let Some(interface) = state
+            .interface(id)
+            .filter(|interface| !interface.config.paused)
+        else {
+            return;
+        };
         // Everything up to the watermark is final.
         let released = usize::try_from(interface.backlog()).unwrap_or(usize::MAX);
         let pending: Vec<Sequence> = interface
@@ -93,14 +98,28 @@ impl Dispatcher {
             .map(|(sequence, _)| sequence)
             .collect();
         for sequence in pending {
-            self.work(state, Place { interface: id, sequence }, now);
+            self.work(
+                state,
+                Place {
+                    interface: id,
+                    sequence,
+                },
+                now,
+            );
         }
     }
 
     /// A message is PENDING, and not, or no longer, in anyone's hands.
     pub(crate) fn work(&mut self, state: &State, place: Place, now: Now) {
-        let Some(interface) = state.interface(place.interface) else { return };
-        let Some(slot) = interface.slot(place.sequence).filter(|slot| slot.status == Status::Pending) else { return };
+        let Some(interface) = state.interface(place.interface) else {
+            return;
+        };
+        let Some(slot) = interface
+            .slot(place.sequence)
+            .filter(|slot| slot.status == Status::Pending)
+        else {
+            return;
+        };
         match self.held.get(&place) {
             Some(held) if held.turn == slot.turn => return,
             Some(_) => self.free(place),
@@ -111,7 +130,11 @@ impl Dispatcher {
             return;
         }
         let queue = self.queue_of(interface.stage_name(slot.stage));
-        self.queues[queue].push(place);
+        if slot.losses > 0 {
+            self.queues[queue].push_alone(place);
+        } else {
+            self.queues[queue].push(place);
+        }
     }
 
     fn queue_of(&mut self, stage: &str) -> usize {
@@ -124,12 +147,19 @@ impl Dispatcher {
     }
 
     fn is_known(&self, state: &State, stage: &str) -> bool {
-        let seen = self.stages.get(stage).is_some_and(|queue| self.queues[*queue].seen);
-        seen || state.interfaces().any(|interface| interface.config.stage_number(stage).is_some())
+        let seen = self
+            .stages
+            .get(stage)
+            .is_some_and(|queue| self.queues[*queue].seen);
+        seen || state
+            .interfaces()
+            .any(|interface| interface.config.stage_number(stage).is_some())
     }
 
     fn free(&mut self, place: Place) {
-        let Some(held) = self.held.remove(&place) else { return };
+        let Some(held) = self.held.remove(&place) else {
+            return;
+        };
         if let Some(worker) = self.workers.get_mut(&held.session) {
             worker.held -= 1;
             worker.alone &= worker.held > 0;
@@ -141,13 +171,25 @@ impl Dispatcher {
     /// A worker comes, or comes back: what it names it holds, what it held and does not name is ready again.
     pub(crate) fn join(&mut self, state: &State, hello: WorkerHello, now: Now) {
         let session = hello.session;
-        let unknown_stages = hello.stages.iter().filter(|stage| !self.is_known(state, stage)).cloned().collect();
-        let mut stages: Vec<usize> = hello.stages.iter().map(|stage| self.queue_of(stage)).collect();
+        let unknown_stages = hello
+            .stages
+            .iter()
+            .filter(|stage| !self.is_known(state, stage))
+            .cloned()
+            .collect();
+        let mut stages: Vec<usize> = hello
+            .stages
+            .iter()
+            .map(|stage| self.queue_of(stage))
+            .collect();
         stages.sort_unstable();
         stages.dedup();
         // The stream may be gone already; its end will say so.
         let _ = hello.push.send(WorkPush::Welcome { unknown_stages });
-        let before = self.sessions.insert(hello.worker, session).map(|before| (before, self.held_by(before)));
+        let before = self
+            .sessions
+            .insert(hello.worker, session)
+            .map(|before| (before, self.held_by(before)));
         for stage in &stages {
             self.queues[*stage].workers += 1;
         }
@@ -186,22 +228,34 @@ impl Dispatcher {
 
     /// The worker has it in hand, if nobody else has and the state agrees.
     fn hold(&mut self, state: &State, session: SessionId, hold: &Hold, now: Now) {
-        let Some((slot, lease_ms)) = assigned(state, hold) else { return };
+        let Some((slot, lease_ms)) = assigned(state, hold) else {
+            return;
+        };
         if self.held.contains_key(&hold.place) {
             return;
         }
-        let Some(worker) = self.workers.get_mut(&session) else { return };
+        let Some(worker) = self.workers.get_mut(&session) else {
+            return;
+        };
         let lease_until = now.instant + Duration::from_millis(lease_ms.into());
         worker.held += 1;
         worker.alone |= slot.losses > 0;
-        let held =
-            Held { session, stage: slot.stage, turn: slot.turn, since: now.instant, lease_until, losing: false };
+        let held = Held {
+            session,
+            stage: slot.stage,
+            turn: slot.turn,
+            since: now.instant,
+            lease_until,
+            losing: false,
+        };
         self.held.insert(hold.place, held);
         self.look_at_leases(session, lease_until);
     }
 
     fn look_at_leases(&mut self, session: SessionId, at: Instant) {
-        let Some(worker) = self.workers.get_mut(&session) else { return };
+        let Some(worker) = self.workers.get_mut(&session) else {
+            return;
+        };
         if worker.lease_check.is_none_or(|there| at < there) {
             worker.lease_check = Some(at);
             self.deadlines.set_earlier(session, at);
@@ -210,7 +264,9 @@ impl Dispatcher {
 
     /// Lets go of a stream, not of what it held.
     fn retire(&mut self, session: SessionId) {
-        let Some(worker) = self.workers.remove(&session) else { return };
+        let Some(worker) = self.workers.remove(&session) else {
+            return;
+        };
         self.deadlines.clear(session);
         self.rotation.retain(|there| *there != session);
         if let Some(push) = worker.push {
@@ -223,8 +279,12 @@ impl Dispatcher {
 
     /// In order, so that the same happens in every run.
     fn held_by(&self, session: SessionId) -> Vec<(Place, Held)> {
-        let mut held: Vec<(Place, Held)> =
-            self.held.iter().filter(|(_, held)| held.session == session).map(|(place, held)| (*place, *held)).collect();
+        let mut held: Vec<(Place, Held)> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.session == session)
+            .map(|(place, held)| (*place, *held))
+            .collect();
         held.sort_unstable_by_key(|(place, _)| *place);
         held
     }
@@ -244,8 +304,12 @@ impl Dispatcher {
     /// Leases that begin anew.
     pub(crate) fn extend(&mut self, state: &State, session: SessionId, holds: &[Hold], now: Now) {
         for hold in holds {
-            let Some((_, lease_ms)) = assigned(state, hold) else { continue };
-            let Some(held) = self.held.get_mut(&hold.place) else { continue };
+            let Some((_, lease_ms)) = assigned(state, hold) else {
+                continue;
+            };
+            let Some(held) = self.held.get_mut(&hold.place) else {
+                continue;
+            };
             if held.session == session && held.turn == hold.turn {
                 held.lease_until = now.instant + Duration::from_millis(lease_ms.into());
             }
@@ -255,7 +319,10 @@ impl Dispatcher {
     /// Assignments that were reported, or could not be sent.
     pub(crate) fn freed(&mut self, state: &State, session: SessionId, freed: &[Freed], now: Now) {
         for Freed { place, turn } in freed.iter().copied() {
-            let held = self.held.get(&place).filter(|held| held.session == session && held.turn == turn);
+            let held = self
+                .held
+                .get(&place)
+                .filter(|held| held.session == session && held.turn == turn);
             if held.is_some_and(|held| !held.losing) {
                 self.free(place);
                 if current_turn(state, place) == Some(turn) {
@@ -267,7 +334,9 @@ impl Dispatcher {
 
     /// A worker's stream ended: it may come back, unless it said it was leaving.
     pub(crate) fn leave(&mut self, state: &State, session: SessionId, now: Now) {
-        let Some(worker) = self.workers.get_mut(&session) else { return };
+        let Some(worker) = self.workers.get_mut(&session) else {
+            return;
+        };
         worker.push = None;
         worker.frame.clear();
         for stage in worker.stages.clone() {
@@ -287,7 +356,9 @@ impl Dispatcher {
     }
 
     fn forget(&mut self, session: SessionId) {
-        let Some(worker) = self.workers.get(&session) else { return };
+        let Some(worker) = self.workers.get(&session) else {
+            return;
+        };
         if self.sessions.get(&worker.id) == Some(&session) {
             self.sessions.remove(&worker.id);
         }
@@ -299,7 +370,9 @@ impl Dispatcher {
     /// Ends leases and graces that are over, and wakes what waited for its time.
     pub(crate) fn tick(&mut self, state: &State, now: Now) {
         while let Some(session) = self.deadlines.pop_due(now.instant) {
-            let Some(worker) = self.workers.get_mut(&session) else { continue };
+            let Some(worker) = self.workers.get_mut(&session) else {
+                continue;
+            };
             worker.lease_check = None;
             let name = Arc::clone(&worker.name);
             let gone = worker.push.is_none();
@@ -311,9 +384,16 @@ impl Dispatcher {
                 if gone {
                     self.lose(state, place, held, format!("worker {name} went away"));
                 } else if held.lease_until <= now.instant {
-                    self.lose(state, place, held, format!("worker {name} did not report within its lease"));
+                    self.lose(
+                        state,
+                        place,
+                        held,
+                        format!("worker {name} did not report within its lease"),
+                    );
                 } else {
-                    next = Some(next.map_or(held.lease_until, |next: Instant| next.min(held.lease_until)));
+                    next = Some(
+                        next.map_or(held.lease_until, |next: Instant| next.min(held.lease_until)),
+                    );
                 }
             }
             if gone {
@@ -332,7 +412,12 @@ impl Dispatcher {
         if let Some(held) = self.held.get_mut(&place) {
             held.losing = true;
         }
-        self.losses.push(Lost { place, stage: held.stage, turn: held.turn, reason });
+        self.losses.push(Lost {
+            place,
+            stage: held.stage,
+            turn: held.turn,
+            reason,
+        });
     }
 
     /// What is to be proposed.
@@ -361,7 +446,12 @@ impl Dispatcher {
 
     /// Gives out what is ready to whoever has room.
     pub(crate) fn dispatch(&mut self, state: &State, now: Now) {
-        while let Some((at, place)) = self.delayed.first().copied().filter(|(at, _)| *at <= now.cluster) {
+        while let Some((at, place)) = self
+            .delayed
+            .first()
+            .copied()
+            .filter(|(at, _)| *at <= now.cluster)
+        {
             self.delayed.remove(&(at, place));
             self.work(state, place, now);
         }
@@ -371,20 +461,32 @@ impl Dispatcher {
         self.place_alone(state, now);
         let mut without = 0;
         while without < self.rotation.len() {
-            let Some(session) = self.rotation.pop_front() else { break };
+            let Some(session) = self.rotation.pop_front() else {
+                break;
+            };
             self.rotation.push_back(session);
-            without = if self.fill(state, session, now) == 0 { without + 1 } else { 0 };
+            without = if self.fill(state, session, now) == 0 {
+                without + 1
+            } else {
+                0
+            };
         }
     }
 
     /// Gives one worker its share of one of its stages.
     fn fill(&mut self, state: &State, session: SessionId, now: Now) -> usize {
-        let Some(worker) = self.workers.get_mut(&session) else { return 0 };
+        let Some(worker) = self.workers.get_mut(&session) else {
+            return 0;
+        };
         let room = worker.room();
         if room == 0 {
             return 0;
         }
-        let check = Check { state, now: now.cluster, held: &self.held };
+        let check = Check {
+            state,
+            now: now.cluster,
+            held: &self.held,
+        };
         let count = worker.stages.len();
         let mut taken = Vec::new();
         for step in 0..count {
@@ -404,14 +506,29 @@ impl Dispatcher {
     }
 
     fn assign(&mut self, state: &State, place: Place, session: SessionId, now: Now) {
-        let Some(interface) = state.interface(place.interface) else { return };
-        let Some(slot) = interface.slot(place.sequence) else { return };
-        let Some(stage) = interface.config.stages.get(usize::from(slot.stage.0)) else { return };
+        let Some(interface) = state.interface(place.interface) else {
+            return;
+        };
+        let Some(slot) = interface.slot(place.sequence) else {
+            return;
+        };
+        let Some(stage) = interface.config.stages.get(usize::from(slot.stage.0)) else {
+            return;
+        };
         let queue = self.queue_of(&stage.name);
         let name = Arc::clone(&self.queues[queue].name);
-        let Some(worker) = self.workers.get_mut(&session) else { return };
+        let Some(worker) = self.workers.get_mut(&session) else {
+            return;
+        };
         let lease_until = now.instant + Duration::from_millis(stage.lease_ms.into());
-        let held = Held { session, stage: slot.stage, turn: slot.turn, since: now.instant, lease_until, losing: false };
+        let held = Held {
+            session,
+            stage: slot.stage,
+            turn: slot.turn,
+            since: now.instant,
+            lease_until,
+            losing: false,
+        };
         self.held.insert(place, held);
         worker.held += 1;
         worker.alone = slot.losses > 0;
@@ -437,21 +554,44 @@ impl Dispatcher {
     /// nobody's hands are empty, one worker per stage gets no more until they are.
     fn place_alone(&mut self, state: &State, now: Now) {
         for queue in 0..self.queues.len() {
-            let places: Vec<Place> = self.queues[queue].alone.iter().take(ALONE_LOOKED_AT).copied().collect();
-            let mut reserved = self.workers.values().any(|worker| worker.reserved == Some(queue));
+            let places: Vec<Place> = self.queues[queue]
+                .alone
+                .iter()
+                .take(ALONE_LOOKED_AT)
+                .copied()
+                .collect();
+            let mut reserved = self
+                .workers
+                .values()
+                .any(|worker| worker.reserved == Some(queue));
             for place in places {
-                let check = Check { state, now: now.cluster, held: &self.held };
+                let check = Check {
+                    state,
+                    now: now.cluster,
+                    held: &self.held,
+                };
                 if !self.queues[queue].is_alone_ready(&check, place) {
                     continue;
                 }
-                let Some(interface) = state.interface(place.interface) else { continue };
+                let Some(interface) = state.interface(place.interface) else {
+                    continue;
+                };
                 let fit = |session: &&SessionId| {
                     let worker = self.workers.get(session);
                     worker.is_some_and(|worker| worker.can_be_alone(queue, &interface.name))
                 };
-                let held = |session: &&SessionId| self.workers.get(session).map_or(u32::MAX, |worker| worker.held);
-                let Some(session) = self.rotation.iter().filter(fit).min_by_key(held).copied() else { continue };
-                let Some(worker) = self.workers.get_mut(&session) else { continue };
+                let held = |session: &&SessionId| {
+                    self.workers
+                        .get(session)
+                        .map_or(u32::MAX, |worker| worker.held)
+                };
+                let Some(session) = self.rotation.iter().filter(fit).min_by_key(held).copied()
+                else {
+                    continue;
+                };
+                let Some(worker) = self.workers.get_mut(&session) else {
+                    continue;
+                };
                 if worker.held == 0 {
                     worker.reserved = None;
                     self.queues[queue].alone.remove(&place);
@@ -462,7 +602,11 @@ impl Dispatcher {
                 }
             }
             if self.queues[queue].alone.is_empty() {
-                for worker in self.workers.values_mut().filter(|worker| worker.reserved == Some(queue)) {
+                for worker in self
+                    .workers
+                    .values_mut()
+                    .filter(|worker| worker.reserved == Some(queue))
+                {
                     worker.reserved = None;
                 }
             }
@@ -472,7 +616,9 @@ impl Dispatcher {
     /// Sends what was gathered.
     pub(crate) fn flush(&mut self) {
         for session in std::mem::take(&mut self.dirty) {
-            let Some(worker) = self.workers.get_mut(&session) else { continue };
+            let Some(worker) = self.workers.get_mut(&session) else {
+                continue;
+            };
             let frame = std::mem::take(&mut worker.frame);
             if let Some(push) = worker.push.as_ref().filter(|_| !frame.is_empty()) {
                 // A stream that has ended says so itself.
@@ -490,7 +636,9 @@ impl Dispatcher {
 /// The slot and the lease of an assignment, while the state agrees with it.
 fn assigned<'a>(state: &'a State, hold: &Hold) -> Option<(&'a Slot, u32)> {
     let interface = state.interface(hold.place.interface)?;
-    let slot = interface.slot(hold.place.sequence).filter(|slot| slot.status == Status::Pending)?;
+    let slot = interface
+        .slot(hold.place.sequence)
+        .filter(|slot| slot.status == Status::Pending)?;
     let stage = interface.config.stages.get(usize::from(slot.stage.0))?;
     (stage.name == hold.stage && slot.turn == hold.turn).then_some((slot, stage.lease_ms))
 }

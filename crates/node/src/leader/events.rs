@@ -3,7 +3,8 @@
 use super::glance::Glance;
 use crate::proposer::Proposed;
 use ordo_core::{
-    ConsumerId, DestinationNumber, Epoch, Incarnation, InterfaceId, MessageId, Sequence, StageNumber, Turn, WallTime,
+    ConsumerId, DestinationNumber, Epoch, Incarnation, InterfaceId, MessageId, Sequence,
+    StageNumber, Turn, WallTime,
 };
 use ordo_wire::v1::{Reason, SkipReason};
 use std::fmt;
@@ -156,7 +157,10 @@ impl Heard {
     /// It was heard of just now.
     pub fn touch(&self) {
         let passed = Instant::now().saturating_duration_since(*ORIGIN);
-        self.0.store(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.0.store(
+            u64::try_from(passed.as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     /// When it was.
@@ -349,8 +353,6 @@ pub enum Event {
 
 /// A question about the state and what the leader has in hand.
 pub type Question = Box<dyn FnOnce(Glance<'_>) + Send>;
-
-
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -31,21 +31,34 @@ impl Glance<'_> {
         let (dispatcher, _) = self.loops?;
         let held = dispatcher.held.get(&place)?;
         let worker = dispatcher.workers.get(&held.session)?;
-        Some((Arc::clone(&worker.name), self.now.instant.saturating_duration_since(held.since)))
+        Some((
+            Arc::clone(&worker.name),
+            self.now.instant.saturating_duration_since(held.since),
+        ))
     }
 
     /// How many workers are connected for a stage and serve an interface.
     #[must_use]
     pub fn workers_for(&self, stage: &str, interface: &str) -> usize {
-        let Some((dispatcher, _)) = self.loops else { return 0 };
-        let Some(queue) = dispatcher.stages.get(stage) else { return 0 };
-        let connected = dispatcher.workers.values().filter(|worker| worker.push.is_some() && !worker.draining);
-        connected.filter(|worker| worker.stages.contains(queue) && interface.starts_with(&worker.prefix)).count()
+        let Some((dispatcher, _)) = self.loops else {
+            return 0;
+        };
+        let Some(queue) = dispatcher.stages.get(stage) else {
+            return 0;
+        };
+        let connected = dispatcher
+            .workers
+            .values()
+            .filter(|worker| worker.push.is_some() && !worker.draining);
+        connected
+            .filter(|worker| worker.stages.contains(queue) && interface.starts_with(&worker.prefix))
+            .count()
     }
 
     /// How many deliveries to an (interface, destination) are not acknowledged.
     #[must_use]
     pub fn in_flight(&self, key: LineKey) -> usize {
-        self.loops.map_or(0, |(_, releaser)| releaser.in_flight(key))
+        self.loops
+            .map_or(0, |(_, releaser)| releaser.in_flight(key))
     }
 }

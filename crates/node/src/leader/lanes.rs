@@ -84,6 +84,11 @@ impl Lanes {
         self.seen = true;
     }
 
+    pub(crate) fn push_alone(&mut self, place: Place) {
+        self.alone.insert(place);
+        self.seen = true;
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.ring.is_empty() && self.alone.is_empty()
     }
@@ -105,8 +110,13 @@ impl Lanes {
         let mut taken = Vec::new();
         let mut unmatched = 0;
         while taken.len() < max && unmatched < self.ring.len() {
-            let Some(id) = self.ring.pop_front() else { break };
-            let interface = check.state.interface(id).filter(|interface| !interface.config.paused);
+            let Some(id) = self.ring.pop_front() else {
+                break;
+            };
+            let interface = check
+                .state
+                .interface(id)
+                .filter(|interface| !interface.config.paused);
             let Some(interface) = interface else {
                 // Its messages come back when the interface changes.
                 self.drop_lane(id);
@@ -133,14 +143,22 @@ impl Lanes {
         taken: &mut Vec<Place>,
     ) {
         let id = interface.id;
-        let lane = self.lanes.get_mut(&id).expect("every interface in the ring has a lane");
+        let lane = self
+            .lanes
+            .get_mut(&id)
+            .expect("every interface in the ring has a lane");
         if !lane.in_turn {
             lane.in_turn = true;
             lane.deficit += QUANTUM;
         }
         while taken.len() < max {
-            let Some(Reverse(sequence)) = lane.ready.peek().copied() else { break };
-            let place = Place { interface: id, sequence };
+            let Some(Reverse(sequence)) = lane.ready.peek().copied() else {
+                break;
+            };
+            let place = Place {
+                interface: id,
+                sequence,
+            };
             match verdict(&self.name, check, interface, place) {
                 Verdict::Assign(cost) if cost > lane.deficit => break,
                 Verdict::Assign(cost) => {
@@ -172,8 +190,13 @@ impl Lanes {
 
     /// Whether a message can be assigned alone now; otherwise it is forgotten here.
     pub(crate) fn is_alone_ready(&mut self, check: &Check<'_>, place: Place) -> bool {
-        let interface = check.state.interface(place.interface).filter(|interface| !interface.config.paused);
-        let ready = interface.is_some_and(|interface| matches!(verdict(&self.name, check, interface, place), Verdict::Alone));
+        let interface = check
+            .state
+            .interface(place.interface)
+            .filter(|interface| !interface.config.paused);
+        let ready = interface.is_some_and(|interface| {
+            matches!(verdict(&self.name, check, interface, place), Verdict::Alone)
+        });
         if !ready {
             self.alone.remove(&place);
         }
@@ -182,8 +205,11 @@ impl Lanes {
 }
 
 fn verdict(stage: &str, check: &Check<'_>, interface: &Interface, place: Place) -> Verdict {
-    let pending = |slot: &&Slot| slot.status == Status::Pending && interface.stage_name(slot.stage) == stage;
-    let Some(slot) = interface.slot(place.sequence).filter(pending) else { return Verdict::Drop };
+    let pending =
+        |slot: &&Slot| slot.status == Status::Pending && interface.stage_name(slot.stage) == stage;
+    let Some(slot) = interface.slot(place.sequence).filter(pending) else {
+        return Verdict::Drop;
+    };
     if check.held.contains_key(&place) {
         return Verdict::Drop;
     }

@@ -1,8 +1,11 @@
 //! One (interface, destination): who holds it, who stands in line, what was sent.
 
-use super::events::{Content, DeliverPush, Delivery, Heard, LineKey, SubscribeEvent, SubscriptionKey};
+use super::events::{
+    Content, DeliverPush, Delivery, Heard, LineKey, SubscribeEvent, SubscriptionKey,
+};
 use ordo_core::{
-    ConsumerId, Destination, DestinationNumber, Epoch, FailCause, Incarnation, Interface, Sequence, Slot, Status,
+    ConsumerId, Destination, DestinationNumber, Epoch, FailCause, Incarnation, Interface, Sequence,
+    Slot, Status,
 };
 use ordo_wire::v1::SkipReason;
 use std::collections::VecDeque;
@@ -82,17 +85,25 @@ impl Line {
     }
 
     pub(super) fn of_consumer(&self, consumer: ConsumerId) -> Option<usize> {
-        self.subscribers.iter().position(|subscriber| subscriber.consumer == consumer)
+        self.subscribers
+            .iter()
+            .position(|subscriber| subscriber.consumer == consumer)
     }
 
     pub(super) fn at(&self, key: SubscriptionKey) -> Option<usize> {
-        self.subscribers.iter().position(|subscriber| subscriber.key == key)
+        self.subscribers
+            .iter()
+            .position(|subscriber| subscriber.key == key)
     }
 
     /// Takes a subscriber out; the holder's absence counts from when it was last heard of.
     pub(super) fn remove(&mut self, at: usize) -> Option<Subscriber> {
         let gone = self.subscribers.remove(at)?;
-        if self.active.as_ref().is_some_and(|active| active.subscription == gone.key) {
+        if self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.subscription == gone.key)
+        {
             self.active = None;
         }
         if gone.stage != Stage::Waiting {
@@ -113,8 +124,9 @@ impl Line {
             return;
         };
         let before = self.active.as_ref();
-        let same = before
-            .is_some_and(|active| active.epoch == destination.epoch && active.subscription == subscriber.key);
+        let same = before.is_some_and(|active| {
+            active.epoch == destination.epoch && active.subscription == subscriber.key
+        });
         if same {
             return;
         }
@@ -141,14 +153,27 @@ impl Line {
 
     /// Sends what is released and fits.
     pub(super) fn pump(&mut self, interface: &Interface, destination: &Destination) {
-        let Some(active) = &mut self.active else { return };
-        let subscription = active.subscription;
-        let Some(subscriber) = self.subscribers.iter().find(|subscriber| subscriber.key == subscription) else {
+        let Some(active) = &mut self.active else {
             return;
         };
-        let allowed = interface.config.destinations.get(usize::from(self.key.destination.0));
+        let subscription = active.subscription;
+        let Some(subscriber) = self
+            .subscribers
+            .iter()
+            .find(|subscriber| subscriber.key == subscription)
+        else {
+            return;
+        };
+        let allowed = interface
+            .config
+            .destinations
+            .get(usize::from(self.key.destination.0));
         let allowed = allowed.map_or(1, |config| config.max_in_flight);
-        let mut room = if subscriber.credits == 0 { allowed } else { allowed.min(subscriber.credits) };
+        let mut room = if subscriber.credits == 0 {
+            allowed
+        } else {
+            allowed.min(subscriber.credits)
+        };
         active.acknowledge(destination.checkpoint);
         if active.probe.is_some() {
             room = 1;
@@ -157,13 +182,21 @@ impl Line {
         let mut deliveries = Vec::new();
         while active.unacknowledged.len() < room && active.sent < interface.watermark {
             let sequence = active.sent.next();
-            let Some(slot) = interface.slot(sequence) else { break };
+            let Some(slot) = interface.slot(sequence) else {
+                break;
+            };
             active.sent = sequence;
             if !slot.destinations.contains(self.key.destination) {
                 continue;
             }
             active.unacknowledged.push_back(sequence);
-            deliveries.push(delivery(interface, destination, self.key.destination, sequence, slot));
+            deliveries.push(delivery(
+                interface,
+                destination,
+                self.key.destination,
+                sequence,
+                slot,
+            ));
             if deliveries.len() == PUSH_MAX {
                 let push = active.push(std::mem::take(&mut deliveries));
                 let _ = subscriber.push.send(push);
@@ -176,13 +209,19 @@ impl Line {
 
     /// How many deliveries are not acknowledged.
     pub(super) fn in_flight(&self) -> usize {
-        self.active.as_ref().map_or(0, |active| active.unacknowledged.len())
+        self.active
+            .as_ref()
+            .map_or(0, |active| active.unacknowledged.len())
     }
 }
 
 impl Active {
     fn acknowledge(&mut self, checkpoint: Sequence) {
-        while self.unacknowledged.front().is_some_and(|sequence| *sequence <= checkpoint) {
+        while self
+            .unacknowledged
+            .front()
+            .is_some_and(|sequence| *sequence <= checkpoint)
+        {
             self.unacknowledged.pop_front();
         }
         self.sent = self.sent.max(checkpoint);
@@ -192,7 +231,11 @@ impl Active {
     }
 
     fn push(&self, deliveries: Vec<Delivery>) -> DeliverPush {
-        DeliverPush::Deliveries { number: self.subscription.number, epoch: self.epoch, deliveries }
+        DeliverPush::Deliveries {
+            number: self.subscription.number,
+            epoch: self.epoch,
+            deliveries,
+        }
     }
 }
 
@@ -203,7 +246,9 @@ impl Subscriber {
             consumer: event.consumer,
             name: event.name,
             credits: event.credits,
-            position: event.position.map(|(_, incarnation, sequence)| (incarnation, sequence)),
+            position: event
+                .position
+                .map(|(_, incarnation, sequence)| (incarnation, sequence)),
             heard: event.heard,
             push: event.push,
             stage: Stage::Waiting,
@@ -219,10 +264,19 @@ fn delivery(
     sequence: Sequence,
     slot: &Slot,
 ) -> Delivery {
-    let attempts = if sequence == destination.checkpoint.next() { destination.attempts } else { 0 };
+    let attempts = if sequence == destination.checkpoint.next() {
+        destination.attempts
+    } else {
+        0
+    };
     let skip = |reason| {
-        let dead_letter = interface.dead_letters_of(sequence).any(|(key, _)| key.destination.is_none_or(|d| d == number));
-        Content::Skip { reason, dead_letter }
+        let dead_letter = interface
+            .dead_letters_of(sequence)
+            .any(|(key, _)| key.destination.is_none_or(|d| d == number));
+        Content::Skip {
+            reason,
+            dead_letter,
+        }
     };
     let content = match slot.status {
         Status::Failed(FailCause::Attempts) => skip(SkipReason::Attempts),
@@ -234,8 +288,16 @@ fn delivery(
             body_of: slot.body_of,
             header_rows: slot.header_rows,
             accepted_at: slot.accepted_at,
-            redrive_of: slot.redrive_of.as_ref().map_or(Sequence::ZERO, |key| key.sequence),
+            redrive_of: slot
+                .redrive_of
+                .as_ref()
+                .map_or(Sequence::ZERO, |key| key.sequence),
         },
     };
-    Delivery { sequence, attempts, message_id: slot.message_id, content }
+    Delivery {
+        sequence,
+        attempts,
+        message_id: slot.message_id,
+        content,
+    }
 }

@@ -1,8 +1,8 @@
 //! Dispatcher, releaser and timers, as the state machine's observer.
 
 use super::dispatcher::{Dispatcher, Lost, Now};
-use super::glance::Glance;
 use super::events::{Event, LineKey, Place, Tag};
+use super::glance::Glance;
 use super::releaser::Releaser;
 use crate::admission::Admission;
 use crate::metrics::Metrics;
@@ -46,31 +46,75 @@ pub struct Timers(watch::Receiver<Option<Instant>>);
 impl Loops {
     /// Loops that propose through `proposer`, with the timers that wake them.
     #[must_use]
-    pub fn new(proposer: Proposer, admission: Arc<Admission>, metrics: Arc<Metrics>) -> (Self, Timers) {
+    pub fn new(
+        proposer: Proposer,
+        admission: Arc<Admission>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, Timers) {
         let (wake, due) = watch::channel(None);
-        (Self { proposer, admission, metrics, wake, leading: None, touched: Vec::new() }, Timers(due))
+        (
+            Self {
+                proposer,
+                admission,
+                metrics,
+                wake,
+                leading: None,
+                touched: Vec::new(),
+            },
+            Timers(due),
+        )
     }
 
     fn now(&self, state: &State) -> Now {
         let cluster = self.proposer.clock().now().max(state.cluster_time());
-        Now { instant: Instant::now(), cluster }
+        Now {
+            instant: Instant::now(),
+            cluster,
+        }
     }
 
     /// Carries out what entries did.
     fn follow_effects(&mut self, state: &State, effects: &[Effect], now: Now) {
-        let Some(Leading { dispatcher, releaser, .. }) = &mut self.leading else { return };
+        let Some(Leading {
+            dispatcher,
+            releaser,
+            ..
+        }) = &mut self.leading
+        else {
+            return;
+        };
         for effect in effects {
             let id = match *effect {
-                Effect::Work { interface, sequence } => {
-                    dispatcher.work(state, Place { interface, sequence }, now);
+                Effect::Work {
+                    interface,
+                    sequence,
+                } => {
+                    dispatcher.work(
+                        state,
+                        Place {
+                            interface,
+                            sequence,
+                        },
+                        now,
+                    );
                     interface
                 }
                 Effect::Released { interface } => {
                     releaser.released(state, interface);
                     interface
                 }
-                Effect::Destination { interface, destination } => {
-                    releaser.destination(state, LineKey { interface, destination }, now);
+                Effect::Destination {
+                    interface,
+                    destination,
+                } => {
+                    releaser.destination(
+                        state,
+                        LineKey {
+                            interface,
+                            destination,
+                        },
+                        now,
+                    );
                     interface
                 }
                 Effect::Interface { interface } => {
@@ -99,7 +143,9 @@ impl Loops {
         }
         let now = self.now(state);
         let has_quorum = self.proposer.has_quorum();
-        let Some(leading) = &mut self.leading else { return };
+        let Some(leading) = &mut self.leading else {
+            return;
+        };
         leading.lumps = 0;
         if has_quorum {
             leading.dispatcher.dispatch(state, now);
@@ -109,26 +155,44 @@ impl Loops {
         let losses = leading.dispatcher.take_losses();
         let grants = leading.releaser.take_proposals();
         self.metrics.losses.inc_by(losses.len() as u64);
-        self.metrics.assignments_outstanding.set(i64::try_from(leading.dispatcher.held.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .assignments_outstanding
+            .set(i64::try_from(leading.dispatcher.held.len()).unwrap_or(i64::MAX));
         for losses in losses.chunks(LOSSES_AT_ONCE) {
-            let tag = Tag::Losses(losses.iter().map(|lost| (lost.place, lost.stage, lost.turn)).collect());
-            self.proposer.propose_for_loops(losses.iter().map(command_of).collect(), tag);
+            let tag = Tag::Losses(
+                losses
+                    .iter()
+                    .map(|lost| (lost.place, lost.stage, lost.turn))
+                    .collect(),
+            );
+            self.proposer
+                .propose_for_loops(losses.iter().map(command_of).collect(), tag);
         }
         for (command, tag) in grants {
             self.proposer.propose_for_loops(vec![command], tag);
         }
-        self.proposer.set_period_runs(leading.dispatcher.is_waiting() || leading.releaser.is_waiting());
+        self.proposer
+            .set_period_runs(leading.dispatcher.is_waiting() || leading.releaser.is_waiting());
         let due = due(leading, now, has_quorum);
         // Woken too early is harmless; a watch that did not change wakes nobody.
-        self.wake.send_if_modified(|there| std::mem::replace(there, due) != due);
+        self.wake
+            .send_if_modified(|there| std::mem::replace(there, due) != due);
     }
 
     fn lead(&mut self, state: &State, term: u64) {
         let now = self.now(state);
-        tracing::debug!(term, interfaces = state.interfaces().count(), "deriving work and grants from the state");
+        tracing::debug!(
+            term,
+            interfaces = state.interfaces().count(),
+            "deriving work and grants from the state"
+        );
         self.admission.clear();
         let (dispatcher, releaser) = (Dispatcher::new(state, now), Releaser::new(state, now));
-        self.leading = Some(Leading { dispatcher, releaser, lumps: 0 });
+        self.leading = Some(Leading {
+            dispatcher,
+            releaser,
+            lumps: 0,
+        });
     }
 
     fn glance<'a>(&'a self, view: View<'a>) -> Glance<'a> {
@@ -136,7 +200,10 @@ impl Loops {
             state: view.state,
             applied_index: view.applied_index,
             now: self.now(view.state),
-            loops: self.leading.as_ref().map(|leading| (&leading.dispatcher, &leading.releaser)),
+            loops: self
+                .leading
+                .as_ref()
+                .map(|leading| (&leading.dispatcher, &leading.releaser)),
         }
     }
 
@@ -154,10 +221,16 @@ impl Loops {
 fn due(leading: &Leading, now: Now, has_quorum: bool) -> Option<Instant> {
     let (work, delayed) = leading.dispatcher.next(now);
     let (lines, suspended) = leading.releaser.next(now);
-    let after = |at: ClusterTime| now.instant + Duration::from_millis(at.0.saturating_sub(now.cluster.0).max(1));
+    let after = |at: ClusterTime| {
+        now.instant + Duration::from_millis(at.0.saturating_sub(now.cluster.0).max(1))
+    };
     let by_cluster_time = delayed.into_iter().chain(suspended).map(after);
     let lapsed = (!has_quorum).then(|| now.instant + RECHECK);
-    work.into_iter().chain(lines).chain(by_cluster_time).chain(lapsed).min()
+    work.into_iter()
+        .chain(lines)
+        .chain(by_cluster_time)
+        .chain(lapsed)
+        .min()
 }
 
 fn command_of(lost: &Lost) -> Command {
@@ -197,24 +270,38 @@ impl Observer for Loops {
         };
         let now = self.now(state);
         // A stream's last words may come after the end of its leader.
-        let Some(Leading { dispatcher, releaser, .. }) = &mut self.leading else { return };
+        let Some(Leading {
+            dispatcher,
+            releaser,
+            ..
+        }) = &mut self.leading
+        else {
+            return;
+        };
         match event {
             Event::Lead { .. } | Event::Follow | Event::Ask(_) => {}
             Event::Tick => {
                 dispatcher.tick(state, now);
                 releaser.tick(state, now);
             }
-            Event::Proposed { tag: Tag::Losses(losses), .. } => dispatcher.lost(state, &losses, now),
+            Event::Proposed {
+                tag: Tag::Losses(losses),
+                ..
+            } => dispatcher.lost(state, &losses, now),
             Event::Proposed { tag, result } => releaser.proposed(state, &tag, &result, now),
             Event::WorkerJoined(hello) => dispatcher.join(state, hello, now),
             Event::WorkerCredits { session, credits } => dispatcher.credits(session, credits),
-            Event::WorkerExtends { session, holds } => dispatcher.extend(state, session, &holds, now),
+            Event::WorkerExtends { session, holds } => {
+                dispatcher.extend(state, session, &holds, now)
+            }
             Event::WorkerDrains { session } => dispatcher.drain(session),
             Event::WorkerFreed { session, freed } => dispatcher.freed(state, session, &freed, now),
             Event::WorkerLeft { session } => dispatcher.leave(state, session, now),
             Event::Subscribe(subscribe) => releaser.subscribe(state, subscribe, now),
             Event::Unsubscribe(key) => releaser.unsubscribe(state, key, now),
-            Event::ConsumerLeft { session, numbers } => releaser.leave(state, session, &numbers, now),
+            Event::ConsumerLeft { session, numbers } => {
+                releaser.leave(state, session, &numbers, now)
+            }
         }
     }
 

@@ -12,7 +12,8 @@ use super::line::{Line, Stage, Subscriber};
 use crate::proposer::{ProposeError, Proposed};
 use ordo_core::limits::DESTINATIONS_MAX;
 use ordo_core::{
-    ClusterTime, Command, Destination, DestinationNumber, Grant, GrantEnd, Interface, InterfaceId, Refusal, Reply, State,
+    ClusterTime, Command, Destination, DestinationNumber, Grant, GrantEnd, Interface, InterfaceId,
+    Refusal, Reply, State,
 };
 use ordo_wire::status::reason_of;
 use ordo_wire::v1::Reason;
@@ -47,7 +48,10 @@ impl Releaser {
         for interface in state.interfaces() {
             for (number, destination) in (0u8..).zip(&interface.destinations) {
                 if destination.holder.is_some() {
-                    let key = LineKey { interface: interface.id, destination: DestinationNumber(number) };
+                    let key = LineKey {
+                        interface: interface.id,
+                        destination: DestinationNumber(number),
+                    };
                     releaser.line(interface, key, now);
                     releaser.settle(state, key, now);
                 }
@@ -58,17 +62,24 @@ impl Releaser {
 
     fn line(&mut self, interface: &Interface, key: LineKey, now: Now) -> &mut Line {
         let name = interface.destination_name(key.destination);
-        self.lines.entry(key).or_insert_with(|| Line::new(key, name, now.instant))
+        self.lines
+            .entry(key)
+            .or_insert_with(|| Line::new(key, name, now.instant))
     }
 
     // ----- what the state did -----
 
     /// Something was released.
     pub(crate) fn released(&mut self, state: &State, id: InterfaceId) {
-        let Some(interface) = state.interface(id) else { return };
+        let Some(interface) = state.interface(id) else {
+            return;
+        };
         for number in 0..interface.destinations.len() {
             let destination = DestinationNumber(u8::try_from(number).unwrap_or(u8::MAX));
-            let key = LineKey { interface: id, destination };
+            let key = LineKey {
+                interface: id,
+                destination,
+            };
             if self.lines.contains_key(&key) {
                 self.changed.insert(key);
             }
@@ -89,13 +100,24 @@ impl Releaser {
         let (interface, key) = match line_of(state, &event) {
             Ok(found) => found,
             Err((reason, text)) => {
-                let _ = event.push.send(DeliverPush::Ended { number: event.key.number, reason, text });
+                let _ = event.push.send(DeliverPush::Ended {
+                    number: event.key.number,
+                    reason,
+                    text,
+                });
                 return;
             }
         };
         if self.subscriptions.contains_key(&event.key) {
-            let text = format!("subscription {} is open already on this stream", event.key.number);
-            let ended = DeliverPush::Ended { number: event.key.number, reason: Reason::InvalidField, text };
+            let text = format!(
+                "subscription {} is open already on this stream",
+                event.key.number
+            );
+            let ended = DeliverPush::Ended {
+                number: event.key.number,
+                reason: Reason::InvalidField,
+                text,
+            };
             let _ = event.push.send(ended);
             return;
         }
@@ -106,10 +128,16 @@ impl Releaser {
             // The same consumer on a newer stream stands where the older one stood.
             Some(at) => {
                 if let Some(old) = line.remove(at) {
-                    let text = "a newer subscription of the same consumer took its place".to_owned();
-                    let ended = DeliverPush::Ended { number: old.key.number, reason: Reason::Replaced, text };
+                    let text =
+                        "a newer subscription of the same consumer took its place".to_owned();
+                    let ended = DeliverPush::Ended {
+                        number: old.key.number,
+                        reason: Reason::Replaced,
+                        text,
+                    };
                     let _ = old.push.send(ended);
-                    line.subscribers.insert(at.min(line.subscribers.len()), subscriber);
+                    line.subscribers
+                        .insert(at.min(line.subscribers.len()), subscriber);
                     self.subscriptions.remove(&old.key);
                 }
             }
@@ -120,13 +148,21 @@ impl Releaser {
 
     /// A consumer gives its grant back, or its place in the line.
     pub(crate) fn unsubscribe(&mut self, state: &State, subscription: SubscriptionKey, now: Now) {
-        let Some(key) = self.subscriptions.remove(&subscription) else { return };
-        let Some(line) = self.lines.get_mut(&key) else { return };
+        let Some(key) = self.subscriptions.remove(&subscription) else {
+            return;
+        };
+        let Some(line) = self.lines.get_mut(&key) else {
+            return;
+        };
         if let Some(gone) = line.at(subscription).and_then(|at| line.remove(at)) {
             line.given_back = (gone.stage != Stage::Waiting).then_some(gone.consumer);
             let text = "given back".to_owned();
             let number = subscription.number;
-            let _ = gone.push.send(DeliverPush::Ended { number, reason: Reason::Unspecified, text });
+            let _ = gone.push.send(DeliverPush::Ended {
+                number,
+                reason: Reason::Unspecified,
+                text,
+            });
         }
         self.settle(state, key, now);
     }
@@ -135,8 +171,12 @@ impl Releaser {
     pub(crate) fn leave(&mut self, state: &State, session: SessionId, numbers: &[u32], now: Now) {
         for number in numbers.iter().copied() {
             let subscription = SubscriptionKey { session, number };
-            let Some(key) = self.subscriptions.remove(&subscription) else { continue };
-            let Some(line) = self.lines.get_mut(&key) else { continue };
+            let Some(key) = self.subscriptions.remove(&subscription) else {
+                continue;
+            };
+            let Some(line) = self.lines.get_mut(&key) else {
+                continue;
+            };
             if let Some(at) = line.at(subscription) {
                 line.remove(at);
             }
@@ -152,7 +192,9 @@ impl Releaser {
             self.close(key);
             return;
         };
-        let Some(line) = self.lines.get_mut(&key) else { return };
+        let Some(line) = self.lines.get_mut(&key) else {
+            return;
+        };
         if line.name != interface.destination_name(key.destination) {
             self.close(key);
             return;
@@ -166,7 +208,10 @@ impl Releaser {
         self.watch_holder(destination, key, now);
         self.grant_next(destination, key);
         self.tell_waiting(destination, key);
-        let idle = self.lines.get(&key).is_some_and(|line| line.subscribers.is_empty() && !line.proposing);
+        let idle = self
+            .lines
+            .get(&key)
+            .is_some_and(|line| line.subscribers.is_empty() && !line.proposing);
         if idle && destination.holder.is_none() {
             self.close(key);
         }
@@ -174,12 +219,18 @@ impl Releaser {
 
     /// The interface or the destination is gone, or nobody is interested.
     fn close(&mut self, key: LineKey) {
-        let Some(line) = self.lines.remove(&key) else { return };
+        let Some(line) = self.lines.remove(&key) else {
+            return;
+        };
         for subscriber in line.subscribers {
             self.subscriptions.remove(&subscriber.key);
             let text = "the destination was removed".to_owned();
             let reason = Reason::UnknownDestination;
-            let _ = subscriber.push.send(DeliverPush::Ended { number: subscriber.key.number, reason, text });
+            let _ = subscriber.push.send(DeliverPush::Ended {
+                number: subscriber.key.number,
+                reason,
+                text,
+            });
         }
         self.suspended.clear(key);
         self.deadlines.clear(key);
@@ -188,7 +239,9 @@ impl Releaser {
 
     /// Ends the grant of a holder that left or is silent; otherwise sees to it that it is looked at in time.
     fn watch_holder(&mut self, destination: &Destination, key: LineKey, now: Now) {
-        let Some(line) = self.lines.get_mut(&key) else { return };
+        let Some(line) = self.lines.get_mut(&key) else {
+            return;
+        };
         let Some(holder) = &destination.holder else {
             if !line.proposing {
                 line.given_back = None;
@@ -197,7 +250,9 @@ impl Releaser {
             return;
         };
         let here = line.of_consumer(holder.consumer);
-        let last = here.and_then(|at| line.subscribers.get(at)).map_or(line.absent_since, |there| there.heard.at());
+        let last = here
+            .and_then(|at| line.subscribers.get(at))
+            .map_or(line.absent_since, |there| there.heard.at());
         let left = line.given_back == Some(holder.consumer) && here.is_none();
         let silent_at = last + SILENCE;
         if !left && silent_at > now.instant {
@@ -212,25 +267,40 @@ impl Releaser {
             self.subscriptions.remove(&gone.key);
             let text = format!("no heartbeat for {} s", SILENCE.as_secs());
             let number = gone.key.number;
-            let _ = gone.push.send(DeliverPush::Ended { number, reason: Reason::Epoch, text });
+            let _ = gone.push.send(DeliverPush::Ended {
+                number,
+                reason: Reason::Epoch,
+                text,
+            });
         }
         line.proposing = true;
-        let end = GrantEnd { interface: key.interface, destination: key.destination, epoch: destination.epoch };
-        self.proposals.push((Command::GrantEnd(end), Tag::GrantEnd(key)));
+        let end = GrantEnd {
+            interface: key.interface,
+            destination: key.destination,
+            epoch: destination.epoch,
+        };
+        self.proposals
+            .push((Command::GrantEnd(end), Tag::GrantEnd(key)));
     }
 
     /// Grants to a holder that has come back, or, when nobody holds it, to the first in line.
     fn grant_next(&mut self, destination: &Destination, key: LineKey) {
-        let Some(line) = self.lines.get_mut(&key).filter(|line| !line.proposing) else { return };
+        let Some(line) = self.lines.get_mut(&key).filter(|line| !line.proposing) else {
+            return;
+        };
         let next = match &destination.holder {
             Some(holder) => line.of_consumer(holder.consumer),
             None => (!line.subscribers.is_empty()).then_some(0),
         };
-        let Some(subscriber) = next.and_then(|at| line.subscribers.get_mut(at)) else { return };
+        let Some(subscriber) = next.and_then(|at| line.subscribers.get_mut(at)) else {
+            return;
+        };
         if subscriber.stage != Stage::Waiting && destination.holder.is_some() {
             return;
         }
-        subscriber.stage = Stage::Granted { above: destination.epoch };
+        subscriber.stage = Stage::Granted {
+            above: destination.epoch,
+        };
         line.proposing = true;
         let grant = Grant {
             interface: key.interface,
@@ -239,16 +309,23 @@ impl Releaser {
             name: subscriber.name.clone(),
             position: subscriber.position,
         };
-        self.proposals.push((Command::Grant(grant), Tag::Grant(key, subscriber.key)));
+        self.proposals
+            .push((Command::Grant(grant), Tag::Grant(key, subscriber.key)));
     }
 
     fn tell_waiting(&mut self, destination: &Destination, key: LineKey) {
-        let (Some(line), Some(holder)) = (self.lines.get_mut(&key), &destination.holder) else { return };
+        let (Some(line), Some(holder)) = (self.lines.get_mut(&key), &destination.holder) else {
+            return;
+        };
         for subscriber in &mut line.subscribers {
-            let waits = subscriber.stage == Stage::Waiting && subscriber.consumer != holder.consumer;
+            let waits =
+                subscriber.stage == Stage::Waiting && subscriber.consumer != holder.consumer;
             if waits && subscriber.told.as_ref() != Some(&holder.name) {
                 subscriber.told = Some(holder.name.clone());
-                let waiting = DeliverPush::Waiting { number: subscriber.key.number, holder: holder.name.clone() };
+                let waiting = DeliverPush::Waiting {
+                    number: subscriber.key.number,
+                    holder: holder.name.clone(),
+                };
                 let _ = subscriber.push.send(waiting);
             }
         }
@@ -261,7 +338,9 @@ impl Releaser {
             Tag::GrantEnd(key) => (*key, None),
             Tag::Losses(_) => return,
         };
-        let Some(line) = self.lines.get_mut(&key) else { return };
+        let Some(line) = self.lines.get_mut(&key) else {
+            return;
+        };
         line.proposing = false;
         let at = subscription.and_then(|subscription| line.at(subscription));
         match (result, at) {
@@ -284,11 +363,17 @@ impl Releaser {
     }
 
     fn refuse(&mut self, key: LineKey, at: usize, refusal: &Refusal) {
-        let Some(line) = self.lines.get_mut(&key) else { return };
+        let Some(line) = self.lines.get_mut(&key) else {
+            return;
+        };
         if let Some(gone) = line.remove(at) {
             self.subscriptions.remove(&gone.key);
             let (reason, text) = (reason_of(refusal), refusal.to_string());
-            let _ = gone.push.send(DeliverPush::Ended { number: gone.key.number, reason, text });
+            let _ = gone.push.send(DeliverPush::Ended {
+                number: gone.key.number,
+                reason,
+                text,
+            });
         }
     }
 
@@ -319,7 +404,9 @@ impl Releaser {
             return;
         }
         for key in std::mem::take(&mut self.changed) {
-            let Some((interface, destination)) = find(state, key) else { continue };
+            let Some((interface, destination)) = find(state, key) else {
+                continue;
+            };
             if !destination.is_open(now.cluster) {
                 continue;
             }
@@ -332,7 +419,10 @@ impl Releaser {
     /// When there is something to do next without anything else happening; by either clock.
     pub(crate) fn next(&self, now: Now) -> (Option<Instant>, Option<ClusterTime>) {
         let held_back = (!self.changed.is_empty()).then(|| now.instant + QUORUM_RECHECK);
-        (self.deadlines.next().into_iter().chain(held_back).min(), self.suspended.next())
+        (
+            self.deadlines.next().into_iter().chain(held_back).min(),
+            self.suspended.next(),
+        )
     }
 
     /// Whether a period of cluster time runs.
@@ -343,7 +433,14 @@ impl Releaser {
     /// An interface's configuration changed.
     pub(crate) fn interface(&mut self, state: &State, id: InterfaceId, now: Now) {
         for number in 0..u8::try_from(DESTINATIONS_MAX).unwrap_or(u8::MAX) {
-            self.destination(state, LineKey { interface: id, destination: DestinationNumber(number) }, now);
+            self.destination(
+                state,
+                LineKey {
+                    interface: id,
+                    destination: DestinationNumber(number),
+                },
+                now,
+            );
         }
     }
 
@@ -359,19 +456,37 @@ fn find(state: &State, key: LineKey) -> Option<(&Interface, &Destination)> {
 }
 
 /// The line that a subscription is for.
-fn line_of<'a>(state: &'a State, event: &SubscribeEvent) -> Result<(&'a Interface, LineKey), (Reason, String)> {
+fn line_of<'a>(
+    state: &'a State,
+    event: &SubscribeEvent,
+) -> Result<(&'a Interface, LineKey), (Reason, String)> {
     let Some(interface) = state.interface_named(&event.interface) else {
-        return Err((Reason::UnknownInterface, format!("interface {:?} is unknown", event.interface)));
+        return Err((
+            Reason::UnknownInterface,
+            format!("interface {:?} is unknown", event.interface),
+        ));
     };
     let Some(destination) = interface.config.destination_number(&event.destination) else {
-        let text = format!("interface {:?} has no destination {:?}", event.interface, event.destination);
+        let text = format!(
+            "interface {:?} has no destination {:?}",
+            event.interface, event.destination
+        );
         return Err((Reason::UnknownDestination, text));
     };
     if let Some((id, ..)) = event.position
         && id != interface.id
     {
-        let text = format!("the position presented is of interface {id}; {:?} is {}", event.interface, interface.id);
+        let text = format!(
+            "the position presented is of interface {id}; {:?} is {}",
+            event.interface, interface.id
+        );
         return Err((Reason::Position, text));
     }
-    Ok((interface, LineKey { interface: interface.id, destination }))
+    Ok((
+        interface,
+        LineKey {
+            interface: interface.id,
+            destination,
+        },
+    ))
 }

@@ -39,15 +39,25 @@ pub async fn forget_old_records(
     }
 }
 
-async fn sweep(proposer: &Proposer, machine: &MachineHandle<super::Event>, store: &StateStore) -> Result<(), Stopped> {
+async fn sweep(
+    proposer: &Proposer,
+    machine: &MachineHandle<super::Event>,
+    store: &StateStore,
+) -> Result<(), Stopped> {
     let now = proposer.clock().now();
-    let Some(before) = now.0.checked_sub(RETENTION_MS).map(ClusterTime) else { return Ok(()) };
+    let Some(before) = now.0.checked_sub(RETENTION_MS).map(ClusterTime) else {
+        return Ok(());
+    };
     let mut after = String::new();
     loop {
         let name = after.clone();
         let (finished, last) = machine.query(move |view| chunk(view.state, &name)).await?;
         let forget = |finished: &Finished| old_through(store, finished, before);
-        let commands: Vec<Command> = finished.iter().filter_map(forget).map(Command::ForgetFinished).collect();
+        let commands: Vec<Command> = finished
+            .iter()
+            .filter_map(forget)
+            .map(Command::ForgetFinished)
+            .collect();
         if !commands.is_empty() {
             proposer.propose_and_forget(commands);
         }
@@ -67,14 +77,22 @@ fn chunk(state: &ordo_core::State, after: &str) -> (Vec<Finished>, Option<String
         let through = Sequence(interface.known_from().0.saturating_sub(1));
         let from = interface.forgotten_through.next();
         if from <= through {
-            finished.push(Finished { interface: interface.id, from, through });
+            finished.push(Finished {
+                interface: interface.id,
+                from,
+                through,
+            });
         }
     }
     (finished, last)
 }
 
 /// The last record that is older than `before`: they finish in sequence order, so that halving finds it.
-fn old_through(store: &StateStore, finished: &Finished, before: ClusterTime) -> Option<ForgetFinished> {
+fn old_through(
+    store: &StateStore,
+    finished: &Finished,
+    before: ClusterTime,
+) -> Option<ForgetFinished> {
     let is_old = |sequence: u64| {
         let record = store.record(finished.interface, Sequence(sequence));
         // An error shows wherever it matters; here it only means that nothing is forgotten now.
@@ -90,5 +108,8 @@ fn old_through(store: &StateStore, finished: &Finished, before: ClusterTime) -> 
         }
     }
     let through = Sequence(low - 1);
-    (through >= finished.from).then_some(ForgetFinished { interface: finished.interface, through })
+    (through >= finished.from).then_some(ForgetFinished {
+        interface: finished.interface,
+        through,
+    })
 }

@@ -51,7 +51,11 @@ impl Worker {
     /// How many more it can be given now.
     pub(crate) fn room(&self) -> usize {
         let idle = self.push.is_some() && !self.draining && !self.alone && self.reserved.is_none();
-        if idle { self.credits.saturating_sub(self.held) as usize } else { 0 }
+        if idle {
+            self.credits.saturating_sub(self.held) as usize
+        } else {
+            0
+        }
     }
 
     /// Whether a message that has to be alone can be given to it, now or when its hands are empty.

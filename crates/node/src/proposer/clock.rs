@@ -42,8 +42,11 @@ impl ClusterClock {
             let now = Instant::now();
             let passed = now.saturating_duration_since(at);
             let counted = passed.min(STEP_MAX);
-            let whole = Duration::from_millis(u64::try_from(counted.as_millis()).unwrap_or(u64::MAX));
-            reading.time = reading.time.after_ms(u64::try_from(whole.as_millis()).unwrap_or(u64::MAX));
+            let whole =
+                Duration::from_millis(u64::try_from(counted.as_millis()).unwrap_or(u64::MAX));
+            reading.time = reading
+                .time
+                .after_ms(u64::try_from(whole.as_millis()).unwrap_or(u64::MAX));
             // What is left of a millisecond stays for the next look, unless time was cut off.
             reading.at = Some(if passed > STEP_MAX { now } else { at + whole });
         }

@@ -44,7 +44,11 @@ where
 {
     async fn submit(&self, data: Bytes, leader: LeaderId) -> Submitted {
         let (responder, applied) = ProgressResponder::complete_only();
-        let request = self.raft.write(EntryData(data)).with_leader(leader.to_committed()).responder(responder);
+        let request = self
+            .raft
+            .write(EntryData(data))
+            .with_leader(leader.to_committed())
+            .responder(responder);
         if request.await.is_err() {
             return std::future::ready(Err(SubmitError::Stopped)).boxed();
         }
@@ -70,8 +74,17 @@ where
         // openraft's followers grant no vote for the longest election time-out after they heard of a leader.
         let lease = Duration::from_millis(self.raft.config().election_timeout_max);
         let age = move || {
-            let alone = server.borrow_watched().membership_config.voter_ids().count() == 1;
-            let acked = || data.borrow_watched().last_quorum_acked.map(|acked| acked.elapsed());
+            let alone = server
+                .borrow_watched()
+                .membership_config
+                .voter_ids()
+                .count()
+                == 1;
+            let acked = || {
+                data.borrow_watched()
+                    .last_quorum_acked
+                    .map(|acked| acked.elapsed())
+            };
             // A single voter is its own quorum, and openraft notes no acknowledgement.
             if alone { Some(Duration::ZERO) } else { acked() }
         };
@@ -82,9 +95,9 @@ where
 fn replies_of(result: ClientWriteResult<TypeConfig>) -> Result<Vec<Reply>, SubmitError> {
     match result {
         Ok(applied) => Ok(applied.data.0),
-        Err(ClientWriteError::ForwardToLeader(forward)) => {
-            Err(SubmitError::NotLeader { leader: forward.leader_node.map(|member| member.public) })
-        }
+        Err(ClientWriteError::ForwardToLeader(forward)) => Err(SubmitError::NotLeader {
+            leader: forward.leader_node.map(|member| member.public),
+        }),
         // Discarded here, it may still be committed through another leader; the others are not ours to see.
         Err(_) => Err(SubmitError::Unknown),
     }

@@ -70,6 +70,8 @@ impl QuorumLease {
     /// Whether the lease holds now.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.0.get().is_some_and(|(lease, age)| age().is_some_and(|age| age < *lease))
+        self.0
+            .get()
+            .is_some_and(|(lease, age)| age().is_some_and(|age| age < *lease))
     }
 }

@@ -102,7 +102,11 @@ impl ProposerTask {
         urgent_rx: mpsc::UnboundedReceiver<Proposal>,
         ingest_rx: mpsc::UnboundedReceiver<Proposal>,
     ) -> Self {
-        Self { shared, urgent_rx, ingest_rx }
+        Self {
+            shared,
+            urgent_rx,
+            ingest_rx,
+        }
     }
 
     /// Proposes until `stop` is cancelled; then waits a few seconds for what is on its way.
@@ -246,8 +250,17 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
             tracing::info!(term = lead.run.term, "no longer leads");
         }
         if let Some(leader) = leading {
-            let run = RunId { term: leader.term(), run: (leader.node_id() << RUNS_BITS) + 1 };
-            self.lead = Some(Lead { leader, run, n: 0, open: false, opening: false });
+            let run = RunId {
+                term: leader.term(),
+                run: (leader.node_id() << RUNS_BITS) + 1,
+            };
+            self.lead = Some(Lead {
+                leader,
+                run,
+                n: 0,
+                open: false,
+                opening: false,
+            });
             self.shared.standing.send_replace(Standing::Opening);
             tracing::info!(term = run.term, "elected");
         } else {
@@ -256,7 +269,11 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
     }
 
     fn refuse_all(&mut self, error: &ProposeError) {
-        let proposals = self.urgent.drain().chain(self.ingest.drain()).collect::<Vec<_>>();
+        let proposals = self
+            .urgent
+            .drain()
+            .chain(self.ingest.drain())
+            .collect::<Vec<_>>();
         for proposal in proposals {
             self.forget_ingest(&proposal);
             self.hear(proposal.listener, Err(error.clone()));
@@ -265,7 +282,9 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
 
     fn forget_ingest(&self, proposal: &Proposal) {
         if matches!(proposal.class, Class::Ingest(_)) {
-            self.shared.ingest_bytes.fetch_sub(proposal.bytes, Ordering::Relaxed);
+            self.shared
+                .ingest_bytes
+                .fetch_sub(proposal.bytes, Ordering::Relaxed);
         }
     }
 
@@ -281,7 +300,9 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
     async fn submit_all(&mut self) {
         match &self.lead {
             None => self.refuse_all(&ProposeError::NotLeader { leader: None }),
-            Some(lead) if !lead.open && !lead.opening => self.submit(Vec::new(), Vec::new(), 0, true).await,
+            Some(lead) if !lead.open && !lead.opening => {
+                self.submit(Vec::new(), Vec::new(), 0, true).await
+            }
             Some(_) => {}
         }
         while self.may_submit() {
@@ -305,13 +326,22 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
         let mut listeners = Vec::new();
         let mut bytes = 0;
         loop {
-            let queue = if self.urgent.proposals.is_empty() { &mut self.ingest } else { &mut self.urgent };
-            let Some(next) = queue.proposals.front() else { break };
-            let fits = bytes + next.bytes <= ENTRY_BYTES && commands.len() + next.commands.len() <= ENTRY_COMMANDS;
+            let queue = if self.urgent.proposals.is_empty() {
+                &mut self.ingest
+            } else {
+                &mut self.urgent
+            };
+            let Some(next) = queue.proposals.front() else {
+                break;
+            };
+            let fits = bytes + next.bytes <= ENTRY_BYTES
+                && commands.len() + next.commands.len() <= ENTRY_COMMANDS;
             if !commands.is_empty() && !fits {
                 break;
             }
-            let Some(mut proposal) = queue.pop() else { break };
+            let Some(mut proposal) = queue.pop() else {
+                break;
+            };
             self.forget_ingest(&proposal);
             if matches!(proposal.class, Class::Ingest(of) if Some(of) != run) {
                 self.hear(proposal.listener, Err(ProposeError::RunEnded));
@@ -326,7 +356,13 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
         }
     }
 
-    async fn submit(&mut self, commands: Vec<Command>, listeners: Vec<(usize, Listener)>, bytes: usize, first: bool) {
+    async fn submit(
+        &mut self,
+        commands: Vec<Command>,
+        listeners: Vec<(usize, Listener)>,
+        bytes: usize,
+        first: bool,
+    ) {
         let Some(lead) = &mut self.lead else { return };
         lead.n += 1;
         lead.opening |= first;
@@ -334,18 +370,32 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
         let entry = Entry {
             cluster_time: self.shared.clock.now(),
             wall_time: WallTime((self.shared.wall)()),
-            position: RunPosition { term, run, n: lead.n },
+            position: RunPosition {
+                term,
+                run,
+                n: lead.n,
+            },
             commands,
         };
-        let flight = Flight { run: lead.run, bytes, listeners, first, at: Instant::now() };
+        let flight = Flight {
+            run: lead.run,
+            bytes,
+            listeners,
+            first,
+            at: Instant::now(),
+        };
         self.shared.metrics.proposals.inc();
-        self.shared.metrics.commands.inc_by(entry.commands.len() as u64);
+        self.shared
+            .metrics
+            .commands
+            .inc_by(entry.commands.len() as u64);
         let data = ordo_wire::entry::encode(&entry);
         drop(entry);
         let submitted = self.raft.submit(data, lead.leader).await;
         self.in_flight_bytes += bytes;
         self.last_entry = Instant::now();
-        self.in_flight.push(Box::pin(async move { (flight, submitted.await) }));
+        self.in_flight
+            .push(Box::pin(async move { (flight, submitted.await) }));
         self.count();
     }
 
@@ -361,10 +411,16 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
 
     /// The term's first entry is applied: time runs, the loops take over, streams may open.
     async fn open(&mut self, run: RunId) {
-        if !self.lead.as_ref().is_some_and(|lead| lead.run == run && !lead.open) {
+        if !self
+            .lead
+            .as_ref()
+            .is_some_and(|lead| lead.run == run && !lead.open)
+        {
             return;
         }
-        let Some(time) = self.loops.lead(run.term).await else { return };
+        let Some(time) = self.loops.lead(run.term).await else {
+            return;
+        };
         self.shared.clock.start(time);
         if let Some(lead) = &mut self.lead {
             lead.open = true;
@@ -385,15 +441,24 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
         lead.n = 0;
         lead.opening = false;
         self.hold_until = Instant::now() + HOLD;
-        tracing::warn!(term = lead.run.term, run = lead.run.run, "a proposal was lost: a new run begins");
+        tracing::warn!(
+            term = lead.run.term,
+            run = lead.run.run,
+            "a proposal was lost: a new run begins"
+        );
         if lead.open {
-            self.shared.standing.send_replace(Standing::Leading(lead.run));
+            self.shared
+                .standing
+                .send_replace(Standing::Leading(lead.run));
         }
     }
 
     fn answer(&mut self, flight: Flight, result: Result<Vec<Reply>, SubmitError>) {
         self.in_flight_bytes -= flight.bytes;
-        self.shared.metrics.proposal_seconds.observe(flight.at.elapsed().as_secs_f64());
+        self.shared
+            .metrics
+            .proposal_seconds
+            .observe(flight.at.elapsed().as_secs_f64());
         self.count();
         let replies = match result {
             Ok(replies) => replies,
@@ -415,14 +480,21 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
 
     fn count(&self) {
         let waiting = self.urgent.bytes + self.ingest.bytes;
-        self.shared.metrics.proposals_in_flight.set(gauge_of(self.in_flight.len() as u64));
-        self.shared.metrics.proposal_bytes.set(gauge_of((self.in_flight_bytes + waiting) as u64));
+        self.shared
+            .metrics
+            .proposals_in_flight
+            .set(gauge_of(self.in_flight.len() as u64));
+        self.shared
+            .metrics
+            .proposal_bytes
+            .set(gauge_of((self.in_flight_bytes + waiting) as u64));
     }
 
     async fn tick(&mut self) {
         let _ = self.shared.clock.now();
         let open = self.lead.as_ref().is_some_and(|lead| lead.open);
-        let due = self.shared.period_runs.load(Ordering::Relaxed) && self.last_entry.elapsed() >= ENTRY_EVERY;
+        let due = self.shared.period_runs.load(Ordering::Relaxed)
+            && self.last_entry.elapsed() >= ENTRY_EVERY;
         if open && due && self.in_flight.is_empty() && Instant::now() >= self.hold_until {
             self.submit(Vec::new(), Vec::new(), 0, false).await;
         }

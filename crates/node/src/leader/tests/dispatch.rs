@@ -1,0 +1,332 @@
+use super::*;
+
+#[test]
+fn a_worker_gets_no_more_than_it_has_credits_for_and_more_when_it_reports() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut worker = world.join(1, &["parse"], 2);
+    for _ in 0..4 {
+        world.ingest(1, 10);
+    }
+    let given = worker.given();
+    assert_eq!(
+        given.iter().map(|a| a.place.sequence.0).collect::<Vec<_>>(),
+        [1, 2]
+    );
+    world.complete(&worker, &given[1]);
+    assert_eq!(worker.sequences(), [3]);
+}
+
+#[test]
+fn the_head_of_a_lane_goes_first_even_when_it_became_ready_last() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut first = world.join(1, &["parse"], 1);
+    world.ingest(1, 10);
+    let head = first.given().remove(0);
+    world.ingest(1, 10);
+    world.ingest(1, 10);
+    world.report(
+        &first,
+        &head,
+        Outcome::Retry {
+            reason: "busy".into(),
+            jitter: 0,
+        },
+    );
+    let second = first.given().remove(0);
+    assert_eq!(second.place.sequence, Sequence(2));
+    world.pass(1_000);
+    world.complete(&first, &second);
+    assert_eq!(
+        first.sequences(),
+        [1],
+        "the head before 3, which was ready long before it"
+    );
+}
+
+#[test]
+fn a_loud_interface_does_not_starve_a_quiet_one() {
+    let mut world = World::new(&[stages(&["parse"]), stages(&["parse"])]);
+    for _ in 0..50 {
+        world.ingest(1, 60_000);
+    }
+    world.ingest(2, 100);
+    let mut worker = world.join(1, &["parse"], 4);
+    let quiet = |given: &[Assignment]| given.iter().any(|a| a.place.interface == interface_id(2));
+    assert!(
+        quiet(&worker.given()),
+        "its message is among the first four of 51"
+    );
+}
+
+#[test]
+fn work_is_spread_over_the_workers_of_a_stage() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut workers = [
+        world.join(1, &["parse"], 100),
+        world.join(2, &["parse"], 100),
+    ];
+    for _ in 0..40 {
+        world.ingest(1, 10);
+    }
+    for worker in &mut workers {
+        assert_eq!(worker.given().len(), 20);
+    }
+}
+
+#[test]
+fn a_prefix_and_the_stages_decide_who_gets_what() {
+    let mut world = World::new(&[stages(&["parse"]), stages(&["parse"])]);
+    let mut only_b = world.join_with(1, &["parse"], 10, "b", &[]);
+    let mut other_stage = world.join(2, &["route"], 10);
+    world.ingest(1, 10);
+    world.ingest(2, 10);
+    let given = only_b.given();
+    assert_eq!(given.len(), 1);
+    assert_eq!(given[0].place.interface, interface_id(2));
+    assert_eq!(other_stage.given(), []);
+}
+
+#[test]
+fn hello_is_answered_with_the_stages_nobody_has() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut worker = world.join(1, &["parse", "prase"], 1);
+    match worker.pushes.try_recv().unwrap() {
+        WorkPush::Welcome { unknown_stages } => assert_eq!(unknown_stages, ["prase"]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn stages_follow_each_other() {
+    let mut world = World::new(&[stages(&["parse", "route"])]);
+    let (mut parser, mut router) = (world.join(1, &["parse"], 1), world.join(2, &["route"], 1));
+    world.ingest(1, 10);
+    let parse = parser.given().remove(0);
+    assert_eq!(router.given(), []);
+    world.complete(&parser, &parse);
+    let route = router.given().remove(0);
+    assert_eq!((&*route.stage, route.attempts), ("route", 0));
+    world.complete(&router, &route);
+    assert_eq!(
+        world.state.interface(interface_id(1)).unwrap().watermark,
+        Sequence(1)
+    );
+}
+
+#[test]
+fn a_lease_that_passes_is_a_loss_and_the_message_is_then_assigned_alone() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut silent = world.join(1, &["parse"], 1);
+    world.ingest(1, 10);
+    assert_eq!(silent.sequences(), [1]);
+    world.leave(&silent);
+    let mut busy = world.join(2, &["parse"], 5);
+    for _ in 0..3 {
+        world.ingest(1, 10);
+    }
+    let held = busy.given();
+    assert_eq!(held.len(), 3);
+    world.pass(1_000);
+    let slot = |world: &World| {
+        world
+            .state
+            .interface(interface_id(1))
+            .unwrap()
+            .slot(Sequence(1))
+            .unwrap()
+            .clone()
+    };
+    assert_eq!(
+        slot(&world).losses,
+        1,
+        "the grace of a worker that left is over"
+    );
+    assert_eq!(busy.given(), [], "its hands are not empty");
+    world.ingest(1, 10);
+    assert_eq!(
+        busy.given(),
+        [],
+        "it gets nothing else either, or they never would be"
+    );
+    for held in &held {
+        world.complete(&busy, held);
+    }
+    let alone = busy.given();
+    assert_eq!(
+        alone.iter().map(|a| a.place.sequence.0).collect::<Vec<_>>(),
+        [1]
+    );
+    world.complete(&busy, &alone[0]);
+    assert_eq!(busy.sequences(), [5]);
+}
+
+#[test]
+fn a_worker_that_does_not_report_in_time_loses_its_lease() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut slow = world.join(1, &["parse"], 10);
+    world.ingest(1, 10);
+    let given = slow.given().remove(0);
+    world.pass(20_000);
+    let hold = Hold {
+        place: given.place,
+        stage: "parse".into(),
+        turn: given.turn,
+    };
+    world
+        .dispatcher
+        .extend(&world.state, slow.session, &[hold], world.now);
+    world.pass(20_000);
+    assert_eq!(slow.given(), [], "extended");
+    world.pass(10_000);
+    let again = slow.given().remove(0);
+    assert!(again.turn > given.turn);
+    let slot = world
+        .state
+        .interface(interface_id(1))
+        .unwrap()
+        .slot(Sequence(1))
+        .unwrap();
+    assert_eq!((slot.losses, slot.attempts), (1, 0));
+}
+
+#[test]
+fn a_worker_that_comes_back_in_time_keeps_what_it_names() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut worker = world.join(1, &["parse"], 2);
+    world.ingest(1, 10);
+    world.ingest(1, 10);
+    let given = worker.given();
+    world.leave(&worker);
+    world.pass(900);
+    let mut back = world.join_with(worker.id, &["parse"], 2, "", &given[1..]);
+    assert_eq!(back.sequences(), [1], "what it does not name it never had");
+    world.pass(5_000);
+    world.complete(&back, &given[1]);
+    let interface = world.state.interface(interface_id(1)).unwrap();
+    assert_eq!(
+        interface.slot(Sequence(1)).unwrap().losses,
+        0,
+        "nothing was lost"
+    );
+}
+
+#[test]
+fn a_newer_stream_of_a_worker_takes_the_place_of_the_older_one() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut old = world.join(1, &["parse"], 2);
+    world.ingest(1, 10);
+    let given = old.given();
+    let mut new = world.join_with(1, &["parse"], 2, "", &given);
+    assert!(matches!(old.pushes.try_recv(), Ok(WorkPush::Replaced)));
+    assert_eq!(new.given(), []);
+    world.leave(&old);
+    world.complete(&new, &given[0]);
+    assert_eq!(world.dispatcher.held.len(), 0);
+}
+
+#[test]
+fn a_drained_worker_loses_nothing() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut leaving = world.join(1, &["parse"], 2);
+    world.ingest(1, 10);
+    assert_eq!(leaving.sequences(), [1]);
+    world.dispatcher.drain(leaving.session);
+    world.ingest(1, 10);
+    assert_eq!(leaving.sequences(), [] as [u64; 0]);
+    world.leave(&leaving);
+    let mut other = world.join(2, &["parse"], 2);
+    assert_eq!(other.sequences(), [1, 2]);
+    assert_eq!(
+        world
+            .state
+            .interface(interface_id(1))
+            .unwrap()
+            .slot(Sequence(1))
+            .unwrap()
+            .losses,
+        0
+    );
+}
+
+#[test]
+fn a_message_that_keeps_killing_workers_ends_as_a_dead_letter() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    world.ingest(1, 10);
+    for id in 0..3 {
+        let mut victim = world.join(id, &["parse"], 1);
+        assert_eq!(victim.sequences(), [1]);
+        world.leave(&victim);
+        world.pass(1_000);
+    }
+    let interface = world.state.interface(interface_id(1)).unwrap();
+    assert_eq!(
+        (interface.dead_letters.len(), interface.watermark),
+        (1, Sequence(1))
+    );
+    assert_eq!(world.dispatcher.held.len(), 0);
+}
+
+#[test]
+fn a_paused_interface_gets_no_work_done_until_it_goes_on() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut config = stages(&["parse"]);
+    world.ingest(1, 10);
+    let update = |config_version: u64, config: &InterfaceConfig| {
+        let interface = interface_id(1);
+        Command::UpdateInterface(ordo_core::UpdateInterface {
+            interface,
+            config_version,
+            config: config.clone(),
+        })
+    };
+    config.paused = true;
+    world.apply(vec![update(1, &config)]);
+    let mut worker = world.join(1, &["parse"], 2);
+    assert_eq!(worker.given(), []);
+    config.paused = false;
+    world.apply(vec![update(2, &config)]);
+    assert_eq!(worker.sequences(), [1]);
+}
+
+#[test]
+fn a_new_leader_waits_a_moment_for_workers_to_name_what_they_hold() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut holder = world.join(1, &["parse"], 1);
+    world.ingest(1, 10);
+    world.ingest(1, 10);
+    let given = holder.given();
+    world.change_leader();
+    let mut other = world.join(2, &["parse"], 5);
+    assert_eq!(other.given(), [], "the holder may be on its way");
+    let mut holder = world.join_with(1, &["parse"], 1, "", &given);
+    world.pass(200);
+    assert_eq!(other.sequences(), [2]);
+    assert_eq!(holder.given(), []);
+    world.complete(&holder, &given[0]);
+    assert_eq!(
+        world.state.interface(interface_id(1)).unwrap().watermark,
+        Sequence(1)
+    );
+}
+
+#[test]
+fn nothing_is_given_out_while_a_message_backs_off() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut worker = world.join(1, &["parse"], 2);
+    world.ingest(1, 10);
+    let given = worker.given().remove(0);
+    world.report(
+        &worker,
+        &given,
+        Outcome::Retry {
+            reason: "busy".into(),
+            jitter: 0,
+        },
+    );
+    assert!(world.dispatcher.is_waiting());
+    world.pass(999);
+    assert_eq!(worker.given(), []);
+    world.pass(1);
+    assert_eq!(worker.given()[0].attempts, 1);
+    assert!(!world.dispatcher.is_waiting());
+}

@@ -1,0 +1,302 @@
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+use super::*;
+use crate::leader::Tag;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use ordo_core::{ClusterTime, Entry, GrantEnd, InterfaceId, RunPosition};
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+type Outcomes = Result<Vec<Reply>, SubmitError>;
+
+/// A consensus that does what the test says.
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    leader: Option<LeaderId>,
+    changed: Arc<tokio::sync::Notify>,
+    /// Entries on their way, oldest first, with who waits for them.
+    entries: VecDeque<(Entry, oneshot::Sender<Outcomes>)>,
+}
+
+impl Replicate for Fake {
+    async fn submit(&self, data: Bytes, leader: LeaderId) -> Submitted {
+        let (sender, receiver) = oneshot::channel();
+        let mut inner = self.0.lock().unwrap();
+        assert_eq!(inner.leader, Some(leader));
+        inner
+            .entries
+            .push_back((ordo_wire::entry::decode(data).unwrap(), sender));
+        receiver
+            .map(|there| there.unwrap_or(Err(SubmitError::Unknown)))
+            .boxed()
+    }
+
+    fn leading(&self) -> Option<LeaderId> {
+        self.0.lock().unwrap().leader
+    }
+
+    async fn changed(&mut self) {
+        let changed = Arc::clone(&self.0.lock().unwrap().changed);
+        changed.notified().await;
+    }
+
+    fn quorum_lease(&self) -> (Duration, QuorumAge) {
+        (Duration::from_secs(1), Box::new(|| Some(Duration::ZERO)))
+    }
+}
+
+impl LoopsLink for Fake {
+    async fn lead(&self, _: u64) -> Option<ClusterTime> {
+        Some(ClusterTime(5_000))
+    }
+
+    fn follow(&self) {}
+
+    fn proposed(&self, _: Tag, _: Proposed) {}
+}
+
+impl Fake {
+    fn elect(&self, leader: Option<LeaderId>) {
+        let mut inner = self.0.lock().unwrap();
+        inner.leader = leader;
+        inner.changed.notify_one();
+    }
+
+    fn submitted(&self) -> usize {
+        self.0.lock().unwrap().entries.len()
+    }
+
+    /// The oldest entry, once there is one.
+    async fn next(&self) -> (Entry, oneshot::Sender<Outcomes>) {
+        loop {
+            if let Some(next) = self.0.lock().unwrap().entries.pop_front() {
+                return next;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Applies the oldest entry.
+    async fn apply(&self) -> Entry {
+        let (entry, sender) = self.next().await;
+        sender
+            .send(Ok(entry.commands.iter().map(|_| Reply::Done).collect()))
+            .unwrap();
+        entry
+    }
+}
+
+fn command(n: u128) -> Command {
+    let interface = InterfaceId(Uuid::from_u128(n));
+    Command::GrantEnd(GrantEnd {
+        interface,
+        destination: ordo_core::DestinationNumber(0),
+        epoch: ordo_core::Epoch(1),
+    })
+}
+
+fn interface_of(command: &Command) -> u128 {
+    match command {
+        Command::GrantEnd(end) => end.interface.0.as_u128(),
+        other => panic!("{other:?}"),
+    }
+}
+
+struct Node {
+    proposer: Proposer,
+    raft: Fake,
+    leader: LeaderId,
+    stop: CancellationToken,
+}
+
+async fn started() -> Node {
+    let (proposer, task) = Proposer::new(10_000, Arc::new(|| 77), Arc::default());
+    let (raft, stop) = (Fake::default(), CancellationToken::new());
+    tokio::spawn(task.run(raft.clone(), raft.clone(), stop.clone()));
+    let leader = openraft::vote::RaftLeaderId::new(3, 1);
+    Node {
+        proposer,
+        raft,
+        leader,
+        stop,
+    }
+}
+
+async fn leading() -> (Node, RunId) {
+    let node = started().await;
+    node.raft.elect(Some(node.leader));
+    node.raft.apply().await;
+    let mut standing = node.proposer.standing();
+    let run = standing
+        .wait_for(|standing| standing.run().is_some())
+        .await
+        .unwrap()
+        .run()
+        .unwrap();
+    (node, run)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_terms_first_entry_has_no_commands_and_nothing_opens_before_it_is_applied() {
+    let node = started().await;
+    node.raft.elect(Some(node.leader));
+    let (entry, sender) = node.raft.next().await;
+    assert!(entry.commands.is_empty());
+    assert_eq!((entry.position.term, entry.position.n), (3, 1));
+    let waiting = node.proposer.propose(vec![command(1)], Class::Urgent);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!((node.proposer.run(), node.raft.submitted()), (None, 0));
+    sender.send(Ok(Vec::new())).unwrap();
+    let entry = node.raft.apply().await;
+    assert_eq!(entry.position.n, 2);
+    assert!(
+        entry.cluster_time >= ClusterTime(5_000),
+        "time goes on from the state's"
+    );
+    assert_eq!(waiting.await, Ok(vec![Reply::Done]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_refuses_at_once() {
+    let node = started().await;
+    let refused = node.proposer.propose(vec![command(1)], Class::Urgent).await;
+    assert_eq!(refused, Err(ProposeError::NotLeader { leader: None }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_gathers_goes_out_together_reports_before_ingest() {
+    let (node, run) = leading().await;
+    let ingests: Vec<_> = (0..10)
+        .map(|n| node.proposer.propose(vec![command(n)], Class::Ingest(run)))
+        .collect();
+    let urgent = node
+        .proposer
+        .propose(vec![command(100), command(101)], Class::Urgent);
+    let entry = node.raft.apply().await;
+    let order: Vec<u128> = entry.commands.iter().map(interface_of).collect();
+    assert_eq!(order, [100, 101, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(urgent.await.unwrap().len(), 2);
+    for ingest in ingests {
+        assert_eq!(ingest.await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_proposal_ends_the_run_and_what_waits_in_it_is_not_sent() {
+    let (node, run) = leading().await;
+    let lost = node.proposer.propose(vec![command(1)], Class::Ingest(run));
+    let (entry, sender) = node.raft.next().await;
+    assert_eq!(
+        entry.position,
+        RunPosition {
+            term: run.term,
+            run: run.run,
+            n: 2
+        }
+    );
+    sender.send(Err(SubmitError::Unknown)).unwrap();
+    assert_eq!(lost.await, Err(ProposeError::OutcomeUnknown));
+    let mut standing = node.proposer.standing();
+    let next = standing
+        .wait_for(|standing| standing.run() != Some(run))
+        .await
+        .unwrap()
+        .run()
+        .unwrap();
+    assert_eq!((next.term, next.run), (run.term, run.run + 1));
+    let late = node
+        .proposer
+        .propose(vec![command(2)], Class::Ingest(run))
+        .await;
+    assert_eq!(late, Err(ProposeError::RunEnded));
+    let fresh = node.proposer.propose(vec![command(3)], Class::Ingest(next));
+    let entry = node.raft.apply().await;
+    assert_eq!(
+        entry.position,
+        RunPosition {
+            term: next.term,
+            run: next.run,
+            n: 1
+        }
+    );
+    assert!(fresh.await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn losing_an_election_refuses_what_waits_and_ends_the_standing() {
+    let (node, _) = leading().await;
+    node.raft.elect(None);
+    let mut standing = node.proposer.standing();
+    standing
+        .wait_for(|standing| *standing == Standing::Following)
+        .await
+        .unwrap();
+    let refused = node.proposer.propose(vec![command(1)], Class::Urgent).await;
+    assert_eq!(refused, Err(ProposeError::NotLeader { leader: None }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_go_out_every_second_while_a_period_runs_and_not_otherwise() {
+    let (node, _) = leading().await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(node.raft.submitted(), 0);
+    node.proposer.set_period_runs(true);
+    let mut last = node.proposer.clock().now();
+    for _ in 0..5 {
+        let entry = node.raft.apply().await;
+        assert!(entry.commands.is_empty());
+        assert!(
+            entry.cluster_time.0 - last.0 <= 1_000,
+            "{:?} after {last:?}",
+            entry.cluster_time
+        );
+        last = entry.cluster_time;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_much_waiting_ingest_is_refused_and_reports_have_room() {
+    let (node, run) = leading().await;
+    let ingest = |node: &Node| {
+        node.proposer
+            .propose((0..20).map(command).collect(), Class::Ingest(run))
+    };
+    let pending: Vec<_> = (0..100).map(|_| ingest(&node)).collect();
+    let results: Vec<_> = pending
+        .into_iter()
+        .map(|pending| pending.now_or_never())
+        .collect();
+    assert!(
+        results
+            .iter()
+            .any(|there| matches!(there, Some(Err(ProposeError::Full { .. }))))
+    );
+    let report = node.proposer.propose(vec![command(1)], Class::Urgent);
+    assert_eq!(report.now_or_never(), None, "it waits for its turn");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopping_node_waits_for_what_is_on_its_way_and_takes_nothing_more() {
+    let (node, _) = leading().await;
+    let sent = node.proposer.propose(vec![command(1)], Class::Urgent);
+    let (entry, sender) = node.raft.next().await;
+    node.stop.cancel();
+    let mut standing = node.proposer.standing();
+    standing
+        .wait_for(|standing| *standing == Standing::Stopping)
+        .await
+        .unwrap();
+    let late = node.proposer.propose(vec![command(2)], Class::Urgent).await;
+    assert_eq!(late, Err(ProposeError::ShuttingDown));
+    sender
+        .send(Ok(vec![Reply::Done; entry.commands.len()]))
+        .unwrap();
+    assert_eq!(sent.await, Ok(vec![Reply::Done]));
+}
