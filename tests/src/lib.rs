@@ -22,7 +22,10 @@ pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Optio
         if let Some(value) = condition().await {
             return value;
         }
-        assert!(tokio::time::Instant::now() < deadline, "waited {PATIENCE:?} for: {what}");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "waited {PATIENCE:?} for: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

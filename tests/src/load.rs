@@ -1,15 +1,22 @@
 //! A workload with a memory: what was accepted, what arrived, and whether that is what was promised.
 
 use anyhow::{Result, ensure};
-use ordo_client::{Answer, Cluster, Consumer, Delivery, Message, Outcome, SubscribeTo, Uuid, Worker, proto};
+use ordo_client::{Cluster, Consumer, Delivery, Message, Outcome, Uuid, Worker, proto};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The configuration of an interface with these stages and quick back-offs.
 #[must_use]
 pub fn staged(stages: &[&str]) -> proto::InterfaceConfig {
-    let stage = |name: &&str| proto::StageConfig { name: (*name).to_owned(), backoff_ms: 20, ..Default::default() };
-    proto::InterfaceConfig { stages: stages.iter().map(stage).collect(), ..Default::default() }
+    let stage = |name: &&str| proto::StageConfig {
+        name: (*name).to_owned(),
+        backoff_ms: 20,
+        ..Default::default()
+    };
+    proto::InterfaceConfig {
+        stages: stages.iter().map(stage).collect(),
+        ..Default::default()
+    }
 }
 
 /// What one consumer saw of its interfaces, in the order it saw it.
@@ -30,8 +37,8 @@ pub struct Arrival {
 }
 
 impl Arrivals {
-    /// Takes a delivery down and acknowledges it.
-    pub fn record(&self, delivery: &Delivery) -> Answer {
+    /// Takes a delivery down.
+    pub fn record(&self, delivery: &Delivery) {
         let arrival = Arrival {
             sequence: delivery.sequence(),
             message_id: delivery.message_id(),
@@ -39,8 +46,9 @@ impl Arrivals {
             payload: delivery.payload().clone(),
         };
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.entry(delivery.interface().to_owned()).or_default().push(arrival);
-        Answer::Ack
+        seen.entry(delivery.interface().to_owned())
+            .or_default()
+            .push(arrival);
     }
 
     /// What arrived of an interface, repeats discarded as a receiver does that stores the last sequence with its
@@ -53,7 +61,11 @@ impl Arrivals {
         let mut kept: Vec<Arrival> = Vec::new();
         for arrival in seen.get(interface).into_iter().flatten() {
             let next = kept.len() as u64 + 1;
-            ensure!(arrival.sequence <= next, "{interface}: {} arrived where {next} was due", arrival.sequence);
+            ensure!(
+                arrival.sequence <= next,
+                "{interface}: {} arrived where {next} was due",
+                arrival.sequence
+            );
             match arrival.sequence == next {
                 true => kept.push(arrival.clone()),
                 false => ensure!(
@@ -80,9 +92,11 @@ impl Arrivals {
 pub fn worker(cluster: &Cluster, stages: &[&str]) -> Result<Worker> {
     let mut builder = cluster.worker().name("test worker").concurrency(64);
     for stage in stages {
-        builder = builder.stage(*stage, async |work| match work.payload().starts_with(b"bad") {
-            true => Outcome::reject("it is bad"),
-            false => Outcome::complete(),
+        builder = builder.stage(*stage, async |work| {
+            match work.payload().starts_with(b"bad") {
+                true => Outcome::reject("it is bad"),
+                false => Outcome::complete(),
+            }
         });
     }
     Ok(builder.start()?)
@@ -95,9 +109,15 @@ pub fn worker(cluster: &Cluster, stages: &[&str]) -> Result<Worker> {
 pub fn consume(cluster: &Cluster, interfaces: &[&str]) -> Result<(Arc<Consumer>, Arrivals)> {
     let consumer = Arc::new(cluster.consumer().name("test consumer").start()?);
     let arrivals = Arrivals::default();
-    let subscriptions: Vec<SubscribeTo> = interfaces.iter().map(|name| SubscribeTo::interface(*name)).collect();
-    let (running, seen) = (Arc::clone(&consumer), arrivals.clone());
-    tokio::spawn(async move { running.run(subscriptions, async |delivery: &Delivery| seen.record(delivery)).await });
+    for name in interfaces {
+        let (mut subscription, seen) = (consumer.subscribe(*name), arrivals.clone());
+        tokio::spawn(async move {
+            while let Some(Ok(delivery)) = subscription.next().await {
+                seen.record(&delivery);
+                delivery.ack();
+            }
+        });
+    }
     Ok((consumer, arrivals))
 }
 

@@ -24,7 +24,10 @@ impl Sender {
     /// # Errors
     /// When nobody listens there.
     pub async fn connect(address: SocketAddr) -> Result<Self> {
-        Ok(Self(Framed::new(TcpStream::connect(address).await?, MllpCodec::default())))
+        Ok(Self(Framed::new(
+            TcpStream::connect(address).await?,
+            MllpCodec::default(),
+        )))
     }
 
     /// Sends one message and waits for its reply.
@@ -33,10 +36,12 @@ impl Sender {
     /// When the connection ends instead, or the reply is none.
     pub async fn send(&mut self, message: &Bytes) -> Result<Reply> {
         self.0.send(message).await?;
-        let reply = tokio::time::timeout(crate::PATIENCE, self.0.next()).await.context("no reply")?;
+        let reply = tokio::time::timeout(crate::PATIENCE, self.0.next())
+            .await
+            .context("no reply")?;
         let reply = reply.context("the connection ended")??;
         let ack = ReceivedAck::read(&reply)?;
-        Ok((ack.code.to_string(), ack.text.clone().unwrap_or_default().to_string()))
+        Ok((ack.code.to_string(), ack.text))
     }
 }
 
@@ -53,7 +58,11 @@ pub fn sample_orders() -> Result<Option<BTreeMap<String, Bytes>>> {
     for file in std::fs::read_dir(folder)? {
         let path = file?.path();
         if path.extension().is_some_and(|extension| extension == "hl7") {
-            let name = path.file_name().context("a file has a name")?.to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .context("a file has a name")?
+                .to_string_lossy()
+                .into_owned();
             orders.insert(name, std::fs::read(path)?.into());
         }
     }

@@ -16,9 +16,16 @@ use tempfile::TempDir;
 #[must_use]
 pub fn ordo() -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
-    let folder = test.parent().and_then(Path::parent).expect("tests run in target/<profile>/deps");
+    let folder = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("tests run in target/<profile>/deps");
     let program = folder.join("ordo");
-    assert!(program.exists(), "{} is missing: cargo build --release --bin ordo", program.display());
+    assert!(
+        program.exists(),
+        "{} is missing: cargo build --release --bin ordo",
+        program.display()
+    );
     program
 }
 
@@ -28,9 +35,17 @@ pub fn ordo() -> PathBuf {
 /// When the system has none.
 #[must_use]
 pub fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("loopback has free ports")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("a bound listener has an address")).collect()
+    let listeners: Vec<_> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("loopback has free ports"))
+        .collect();
+    listeners
+        .iter()
+        .map(|listener| {
+            listener
+                .local_addr()
+                .expect("a bound listener has an address")
+        })
+        .collect()
 }
 
 /// One node's place: its configuration and, while it runs, its process.
@@ -68,10 +83,16 @@ impl Node {
     /// When it can't be started at all; whether it stays up is another matter.
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "node {} runs already", self.id);
-        let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)?;
         let mut command = Command::new(ordo());
         command.arg("serve").arg("--config").arg(&self.config);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
         self.process = Some(command.spawn().context("ordo serve")?);
         Ok(())
     }
@@ -93,7 +114,10 @@ impl Node {
     /// When it does not run.
     pub fn signal(&self, name: &str) -> Result<()> {
         let process = self.process.as_ref().context("the node does not run")?;
-        let status = Command::new("kill").arg(format!("-{name}")).arg(process.id().to_string()).status()?;
+        let status = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(process.id().to_string())
+            .status()?;
         ensure!(status.success(), "kill -{name}");
         Ok(())
     }
@@ -113,13 +137,18 @@ impl Node {
     /// When it does not.
     pub async fn ended(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("the node was started");
-        let ended = eventually("the node to end", async || process.try_wait().expect("it is our child")).await;
+        let ended = eventually("the node to end", async || {
+            process.try_wait().expect("it is our child")
+        })
+        .await;
         ended
     }
 
     /// Whether the process runs.
     pub fn runs(&mut self) -> bool {
-        self.process.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None)))
+        self.process
+            .as_mut()
+            .is_some_and(|process| matches!(process.try_wait(), Ok(None)))
     }
 
     /// What it wrote so far.
@@ -177,11 +206,19 @@ impl Nodes {
 
     fn toml(&self, node: &Node, members: usize, extra: &str) -> Result<String> {
         let mut toml = format!("node_id = {}\ndata_dir = {:?}\n", node.id, node.data);
-        writeln!(toml, "public = \"{}\"\npeer = \"{}\"\nhttp = \"{}\"", node.public, node.peer, node.http)?;
+        writeln!(
+            toml,
+            "public = \"{}\"\npeer = \"{}\"\nhttp = \"{}\"",
+            node.public, node.peer, node.http
+        )?;
         let peers = self.nodes.iter().enumerate();
-        for (_, member) in peers.filter(|(place, member)| *place < members || member.id == node.id) {
+        for (_, member) in peers.filter(|(place, member)| *place < members || member.id == node.id)
+        {
             let (id, peer, public) = (member.id, member.peer, member.public);
-            writeln!(toml, "[[peers]]\nnode_id = {id}\npeer = \"{peer}\"\npublic = \"{public}\"")?;
+            writeln!(
+                toml,
+                "[[peers]]\nnode_id = {id}\npeer = \"{peer}\"\npublic = \"{public}\""
+            )?;
         }
         toml.push_str(extra);
         Ok(toml)
@@ -229,13 +266,19 @@ impl Nodes {
     /// # Errors
     /// Never for addresses that are addresses.
     pub fn cluster(&self) -> Result<Cluster> {
-        Ok(Cluster::connect(self.nodes.iter().map(|node| node.public.to_string()))?)
+        Ok(Cluster::connect(
+            self.nodes.iter().map(|node| node.public.to_string()),
+        )?)
     }
 
     /// The addresses as the command line takes them.
     #[must_use]
     pub fn addresses(&self) -> String {
-        self.nodes.iter().map(|node| node.public.to_string()).collect::<Vec<_>>().join(",")
+        self.nodes
+            .iter()
+            .map(|node| node.public.to_string())
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// Runs `ordo` against this cluster and waits for its end.
@@ -244,19 +287,34 @@ impl Nodes {
     /// When it can't be started.
     pub async fn ordo(&self, args: &[&str]) -> Result<Output> {
         let mut command = tokio::process::Command::new(ordo());
-        command.env("ORDO_CLUSTER", self.addresses()).args(args).stdin(Stdio::null()).kill_on_drop(true);
-        Ok(tokio::time::timeout(crate::PATIENCE, command.output()).await.context("ordo did not end")??)
+        command
+            .env("ORDO_CLUSTER", self.addresses())
+            .args(args)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        Ok(tokio::time::timeout(crate::PATIENCE, command.output())
+            .await
+            .context("ordo did not end")??)
     }
 
     /// What a node says of the cluster, when it answers.
     pub async fn status(&self, place: usize) -> Option<proto::GetClusterStatusResponse> {
         let address = self.nodes[place].public.to_string();
-        self.cluster().ok()?.admin().cluster_status_of(&address).await.ok()
+        self.cluster()
+            .ok()?
+            .admin()
+            .cluster_status_of(&address)
+            .await
+            .ok()
     }
 
     /// Waits until a node answers.
     pub async fn wait_up(&self, place: usize) {
-        let what = format!("node {} to answer; it wrote: {}", self.nodes[place].id, self.nodes[place].output());
+        let what = format!(
+            "node {} to answer; it wrote: {}",
+            self.nodes[place].id,
+            self.nodes[place].output()
+        );
         eventually(&what, async || self.status(place).await).await;
     }
 
@@ -270,7 +328,9 @@ impl Nodes {
             if !self.nodes[place].runs() {
                 continue;
             }
-            let Some(status) = self.status(place).await else { continue };
+            let Some(status) = self.status(place).await else {
+                continue;
+            };
             if status.leader_id == self.nodes[place].id && status.committed_index > 0 {
                 return Some(place);
             }

@@ -7,27 +7,53 @@ use std::process::{Command, Stdio};
 async fn run(nodes: &Nodes, args: &[&str]) -> (i32, String, String) {
     let output = nodes.ordo(args).await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    (
+        output.status.code().unwrap_or(-1),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_readmes_commands_work_and_their_exit_status_says_what_happened() {
     let nodes = Nodes::three().await.unwrap();
-    let create = ["interface", "create", "RAD", "--stage", "validate", "--stage", "enrich"];
+    let create = [
+        "interface",
+        "create",
+        "RAD",
+        "--stage",
+        "validate",
+        "--stage",
+        "enrich",
+    ];
     let (status, _, errors) = run(&nodes, &create).await;
     assert_eq!(status, 0, "{errors}");
     let (status, _, errors) = run(&nodes, &create).await;
-    assert!(status == 4 && errors.contains("RAD"), "a conflict: {status} {errors}");
+    assert!(
+        status == 4 && errors.contains("RAD"),
+        "a conflict: {status} {errors}"
+    );
     let (status, _, errors) = run(&nodes, &["interface", "create", "bad name"]).await;
-    assert!(status != 0 && errors.contains("bad name") && errors.contains("[A-Za-z0-9._/-]"), "{status} {errors}");
+    assert!(
+        status != 0 && errors.contains("bad name") && errors.contains("[A-Za-z0-9._/-]"),
+        "{status} {errors}"
+    );
     let (status, _, _) = run(&nodes, &["interface", "show", "NOWHERE"]).await;
     assert_eq!(status, 3, "not found");
     let (status, _, _) = run(&nodes, &["interface", "fly"]).await;
     assert_eq!(status, 2, "usage");
 
     let lines = nodes.folder().join("lines");
-    std::fs::write(&lines, (1..=20).map(|n| format!("order {n}\n")).collect::<String>()).unwrap();
-    let (status, _, errors) = run(&nodes, &["produce", "RAD", "--file", lines.to_str().unwrap()]).await;
+    std::fs::write(
+        &lines,
+        (1..=20).map(|n| format!("order {n}\n")).collect::<String>(),
+    )
+    .unwrap();
+    let (status, _, errors) = run(
+        &nodes,
+        &["produce", "RAD", "--file", lines.to_str().unwrap()],
+    )
+    .await;
     assert_eq!(status, 0, "{errors}");
     let (status, why, errors) = run(&nodes, &["why", "RAD"]).await;
     assert!(status == 0 && why.contains("validate"), "{why}{errors}");
@@ -36,22 +62,53 @@ async fn the_readmes_commands_work_and_their_exit_status_says_what_happened() {
     let mut workers = Vec::new();
     for (stage, command) in [("validate", reject), ("enrich", "sed s/order/ORDER/")] {
         let mut worker = Command::new(ordo());
-        worker.env("ORDO_CLUSTER", nodes.addresses()).args(["work", "--stage", stage, "--exec", command]);
-        workers.push(Killed(worker.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()));
+        worker
+            .env("ORDO_CLUSTER", nodes.addresses())
+            .args(["work", "--stage", stage, "--exec", command]);
+        workers.push(Killed(
+            worker
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap(),
+        ));
     }
-    let (status, seen, errors) = run(&nodes, &["consume", "RAD", "--count", "20", "--output", "json"]).await;
+    let (status, seen, errors) = run(
+        &nodes,
+        &["consume", "RAD", "--count", "20", "--output", "json"],
+    )
+    .await;
     assert_eq!(status, 0, "{errors}");
-    let seen: Vec<serde_json::Value> = seen.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let sequences: Vec<u64> = seen.iter().map(|delivery| delivery["sequence"].as_u64().unwrap()).collect();
+    let seen: Vec<serde_json::Value> = seen
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let sequences: Vec<u64> = seen
+        .iter()
+        .map(|delivery| delivery["sequence"].as_u64().unwrap())
+        .collect();
     assert_eq!(sequences, (1..=20).collect::<Vec<_>>());
-    assert!(seen[12].to_string().to_lowercase().contains("rejected"), "{}", seen[12]);
+    assert!(
+        seen[12].to_string().to_lowercase().contains("rejected"),
+        "{}",
+        seen[12]
+    );
 
     let (status, shown, errors) = run(&nodes, &["message", "show", "RAD", "13"]).await;
-    assert!(status == 0 && shown.contains("unlucky") && !shown.contains("order 13"), "{shown}{errors}");
+    assert!(
+        status == 0 && shown.contains("unlucky") && !shown.contains("order 13"),
+        "{shown}{errors}"
+    );
     let (status, letter, errors) = run(&nodes, &["dlq", "show", "RAD", "13", "--payload"]).await;
-    assert!(status == 0 && letter.contains("order 13"), "{letter}{errors}");
+    assert!(
+        status == 0 && letter.contains("order 13"),
+        "{letter}{errors}"
+    );
     let (status, redriven, errors) = run(&nodes, &["dlq", "redrive", "RAD", "13"]).await;
-    assert!(status == 0 && redriven.contains("21"), "it enters at the tail: {redriven}{errors}");
+    assert!(
+        status == 0 && redriven.contains("21"),
+        "it enters at the tail: {redriven}{errors}"
+    );
     eventually("the redrive to fail again", async || {
         let (_, letters, _) = run(&nodes, &["dlq", "list", "RAD", "--output", "json"]).await;
         let letters: serde_json::Value = serde_json::from_str(&letters).ok()?;
@@ -64,7 +121,10 @@ async fn the_readmes_commands_work_and_their_exit_status_says_what_happened() {
     assert_eq!(status, 3, "it is gone");
     let (status, members, _) = run(&nodes, &["cluster", "status", "--output", "json"]).await;
     let members: serde_json::Value = serde_json::from_str(&members).unwrap();
-    assert!(status == 0 && members.to_string().contains("leader"), "{members}");
+    assert!(
+        status == 0 && members.to_string().contains("leader"),
+        "{members}"
+    );
 }
 
 struct Killed(std::process::Child);
@@ -85,16 +145,29 @@ async fn nobody_there_is_unavailable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_configuration_names_every_wrong_value_and_what_is_allowed() {
-    let nodes = Nodes::configure(1, "[limits]\nconnections = 0\n[raft]\nheartbeat_ms = \"soon\"\ncolour = 1\n").unwrap();
+    let nodes = Nodes::configure(
+        1,
+        "[limits]\nconnections = 0\n[raft]\nheartbeat_ms = \"soon\"\ncolour = 1\n",
+    )
+    .unwrap();
     let config = nodes.nodes[0].config.to_str().unwrap().to_owned();
-    let (status, out, errors) = run(&nodes, &["config", "check", &config]).await;
+    let (status, out, errors) = run(&nodes, &["config", "check", "--config", &config]).await;
     let said = out + &errors;
     assert_ne!(status, 0);
     for part in ["limits.connections", "heartbeat_ms", "soon", "colour"] {
         assert!(said.contains(part), "{part}: {said}");
     }
     let fine = Nodes::configure(1, "").unwrap();
-    let (status, out, errors) = run(&fine, &["config", "check", fine.nodes[0].config.to_str().unwrap()]).await;
+    let (status, out, errors) = run(
+        &fine,
+        &[
+            "config",
+            "check",
+            "--config",
+            fine.nodes[0].config.to_str().unwrap(),
+        ],
+    )
+    .await;
     assert_eq!(status, 0, "{out}{errors}");
 }
 
@@ -102,11 +175,20 @@ async fn a_wrong_configuration_names_every_wrong_value_and_what_is_allowed() {
 async fn the_demonstration_ends_well_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let mut demo = tokio::process::Command::new(ordo());
-    demo.args(["demo", "--messages", "60", "--rate", "20"]).env("TMPDIR", folder.path()).kill_on_drop(true);
-    let output = tokio::time::timeout(ordo_tests::PATIENCE * 3, demo.output()).await.unwrap().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    demo.args(["demo", "--messages", "60", "--rate", "20"])
+        .env("TMPDIR", folder.path())
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(ordo_tests::PATIENCE * 3, demo.output())
+        .await
+        .unwrap()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("DELIVERED") && said.contains("SKIPPED"), "{said}");
+    assert!(
+        said.contains("DELIVERED") && said.contains("SKIPPED"),
+        "{said}"
+    );
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use bytes::Bytes;
-use ordo_client::{Outcome, proto};
+use ordo_client::Outcome;
 use ordo_gateway::config::{GatewayConfig, ListenConfig, OutboundConfig, SendConfig};
 use ordo_gateway::gateway::Gateway;
 use ordo_gateway::lab::{Lab, LabConfig};
@@ -53,25 +53,44 @@ async fn gateway(nodes: &Nodes, lanes: &[(String, Option<String>)]) -> Gateway {
     let config = GatewayConfig {
         listen: lanes.iter().map(listen).collect(),
         send: lanes.iter().filter_map(send).collect(),
-        outbound: OutboundConfig { pause_min: Duration::from_millis(50), ..OutboundConfig::default() },
+        outbound: OutboundConfig {
+            pause_min: Duration::from_millis(50),
+            ..OutboundConfig::default()
+        },
         ..GatewayConfig::default()
     };
-    Gateway::start(config, &nodes.cluster().unwrap()).await.unwrap()
+    Gateway::start(config, &nodes.cluster().unwrap())
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_62_orders_on_22_interfaces_come_out_byte_for_byte_and_in_order() {
-    let Some(orders) = sample_orders().unwrap() else { return println!("{SKIPPED}") };
+    let Some(orders) = sample_orders().unwrap() else {
+        return println!("{SKIPPED}");
+    };
     assert_eq!(orders.len(), 62);
     let nodes = Nodes::three().await.unwrap();
     let cluster = nodes.cluster().unwrap();
     let mut labs = Vec::new();
     for n in 0..LANES {
-        cluster.admin().create_interface(&lane(n), staged(&[])).await.unwrap();
-        let config = LabConfig { interface: Some(lane(n)), keep_messages: true, ..LabConfig::default() };
+        cluster
+            .admin()
+            .create_interface(&lane(n), staged(&[]))
+            .await
+            .unwrap();
+        let config = LabConfig {
+            interface: Some(lane(n)),
+            keep_messages: true,
+            ..LabConfig::default()
+        };
         labs.push(Lab::start(config).await.unwrap());
     }
-    let places: Vec<_> = labs.iter().enumerate().map(|(n, lab)| (lane(n), Some(lab.address().to_string()))).collect();
+    let places: Vec<_> = labs
+        .iter()
+        .enumerate()
+        .map(|(n, lab)| (lane(n), Some(lab.address().to_string())))
+        .collect();
     let gateway = gateway(&nodes, &places).await;
     let mut refused = Vec::new();
     let mut sent = vec![Vec::new(); LANES];
@@ -86,10 +105,16 @@ async fn the_62_orders_on_22_interfaces_come_out_byte_for_byte_and_in_order() {
         }
     }
     assert_eq!(refused.len(), 1, "{refused:?}");
-    assert!(refused[0].0.contains("missing_msh-10") && refused[0].1.contains("MSH-10"), "{refused:?}");
+    assert!(
+        refused[0].0.contains("missing_msh-10") && refused[0].1.contains("MSH-10"),
+        "{refused:?}"
+    );
     for (n, lab) in labs.iter().enumerate() {
         let all = |there: usize| there == sent[n].len();
-        eventually(&lane(n), async || all(lab.messages(&lane(n)).len()).then_some(())).await;
+        eventually(&lane(n), async || {
+            all(lab.messages(&lane(n)).len()).then_some(())
+        })
+        .await;
         assert_eq!(lab.messages(&lane(n)), sent[n], "{}", lane(n));
     }
     gateway.shutdown().await;
@@ -97,10 +122,16 @@ async fn the_62_orders_on_22_interfaces_come_out_byte_for_byte_and_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_62_orders_on_one_interface_are_21_accepted_40_conflicts_and_1_without_msh_10() {
-    let Some(orders) = sample_orders().unwrap() else { return println!("{SKIPPED}") };
+    let Some(orders) = sample_orders().unwrap() else {
+        return println!("{SKIPPED}");
+    };
     let nodes = Nodes::three().await.unwrap();
     let cluster = nodes.cluster().unwrap();
-    cluster.admin().create_interface("ALL", staged(&["validate"])).await.unwrap();
+    cluster
+        .admin()
+        .create_interface("ALL", staged(&["validate"]))
+        .await
+        .unwrap();
     let _worker = cluster
         .worker()
         .stage_sync("validate", |work| match validate(work.payload()) {
@@ -118,7 +149,7 @@ async fn the_62_orders_on_one_interface_are_21_accepted_40_conflicts_and_1_witho
         let (code, text) = sender.send(order).await.unwrap();
         let kind = match code.as_str() {
             "AA" | "CA" => "accepted",
-            _ if text.contains("MSH-10") && text.contains("empty") => "without MSH-10",
+            _ if text.starts_with("MSH-10") => "without MSH-10",
             _ => {
                 assert!(text.contains("another"), "{name}: {code} {text}");
                 "conflict"
@@ -129,26 +160,44 @@ async fn the_62_orders_on_one_interface_are_21_accepted_40_conflicts_and_1_witho
         }
         *counted.entry(kind).or_default() += 1;
     }
-    assert_eq!(counted, BTreeMap::from([("accepted", 21), ("conflict", 40), ("without MSH-10", 1)]));
+    assert_eq!(
+        counted,
+        BTreeMap::from([("accepted", 21), ("conflict", 40), ("without MSH-10", 1)])
+    );
 
     // A repeat gets the first reply again, and takes no sequence.
     let (code, _) = sender.send(accepted[0]).await.unwrap();
     assert!(code == "AA" || code == "CA", "{code}");
     let (_consumer, arrivals) = consume(&cluster, &["ALL"]).unwrap();
-    eventually("21 sequences", async || (arrivals.count("ALL") == 21).then_some(())).await;
+    eventually("21 sequences", async || {
+        (arrivals.count("ALL") == 21).then_some(())
+    })
+    .await;
     let seen = arrivals.of("ALL").unwrap();
     for (arrival, order) in seen.iter().zip(&accepted) {
         let rejected = matches!(validate(order), StageResult::Reject { .. });
         assert_eq!(arrival.skipped, rejected, "sequence {}", arrival.sequence);
         assert!(arrival.skipped || arrival.payload == **order);
     }
-    assert!(seen.iter().any(|arrival| arrival.skipped), "some of the accepted are broken");
+    assert!(
+        seen.iter().any(|arrival| arrival.skipped),
+        "some of the accepted are broken"
+    );
 
-    let request = proto::ListDeadLettersRequest { interface: "ALL".to_owned(), ..Default::default() };
-    let letters = cluster.admin().list_dead_letters(request).await.unwrap().dead_letters;
-    assert_eq!(letters.len(), seen.iter().filter(|arrival| arrival.skipped).count());
+    let letters = cluster
+        .admin()
+        .list_dead_letters("ALL", 0, 0)
+        .await
+        .unwrap()
+        .dead_letters;
+    assert_eq!(
+        letters.len(),
+        seen.iter().filter(|arrival| arrival.skipped).count()
+    );
     for letter in letters {
-        let named = ["PID", "MSH-", "OBR", "ORC"].iter().any(|field| letter.reason.contains(field));
+        let named = ["PID", "MSH-", "OBR", "ORC"]
+            .iter()
+            .any(|field| letter.reason.contains(field));
         assert!(named, "the reason names the field: {}", letter.reason);
     }
     gateway.shutdown().await;
@@ -158,10 +207,23 @@ async fn the_62_orders_on_one_interface_are_21_accepted_40_conflicts_and_1_witho
 async fn a_laboratory_that_is_down_costs_no_message_its_attempts() {
     let nodes = Nodes::three().await.unwrap();
     let cluster = nodes.cluster().unwrap();
-    cluster.admin().create_interface("LAB", staged(&[])).await.unwrap();
-    let mut lab = Lab::start(LabConfig { interface: Some("LAB".to_owned()), ..LabConfig::default() }).await.unwrap();
+    cluster
+        .admin()
+        .create_interface("LAB", staged(&[]))
+        .await
+        .unwrap();
+    let mut lab = Lab::start(LabConfig {
+        interface: Some("LAB".to_owned()),
+        ..LabConfig::default()
+    })
+    .await
+    .unwrap();
     lab.down().await;
-    let gateway = gateway(&nodes, &[("LAB".to_owned(), Some(lab.address().to_string()))]).await;
+    let gateway = gateway(
+        &nodes,
+        &[("LAB".to_owned(), Some(lab.address().to_string()))],
+    )
+    .await;
     let mut sender = Sender::connect(gateway.listening()[0]).await.unwrap();
     for order in ordo_gateway::orders::OrderGenerator::new("LAB", 7).take(10) {
         assert_eq!(sender.send(&order.payload).await.unwrap().0, "AA");
@@ -173,9 +235,15 @@ async fn a_laboratory_that_is_down_costs_no_message_its_attempts() {
     })
     .await;
     lab.up().await.unwrap();
-    eventually("all ten", async || (lab.filed("LAB").len() == 10).then_some(())).await;
+    eventually("all ten", async || {
+        (lab.filed("LAB").len() == 10).then_some(())
+    })
+    .await;
     let interface = cluster.admin().get_interface("LAB").await.unwrap();
-    assert_eq!((interface.dead_letters, interface.destinations[0].attempts), (0, 0));
+    assert_eq!(
+        (interface.dead_letters, interface.destinations[0].attempts),
+        (0, 0)
+    );
     gateway.shutdown().await;
 }
 
@@ -183,17 +251,30 @@ async fn a_laboratory_that_is_down_costs_no_message_its_attempts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pythons_hl7_sends_orders_and_reads_their_acknowledgements() {
     let Some(python) = std::env::var_os("ORDO_TEST_PYTHON") else {
-        return println!("skipped: ORDO_TEST_PYTHON names no Python that has the package hl7; tests/run sets it");
+        return println!(
+            "skipped: ORDO_TEST_PYTHON names no Python that has the package hl7; tests/run sets it"
+        );
     };
     let nodes = Nodes::three().await.unwrap();
     let cluster = nodes.cluster().unwrap();
-    cluster.admin().create_interface("PY", staged(&[])).await.unwrap();
+    cluster
+        .admin()
+        .create_interface("PY", staged(&[]))
+        .await
+        .unwrap();
     let gateway = gateway(&nodes, &[("PY".to_owned(), None)]).await;
     let file = nodes.folder().join("orders.hl7");
-    let orders: Vec<_> = ordo_gateway::orders::OrderGenerator::new("PY", 7).take(5).collect();
+    let orders: Vec<_> = ordo_gateway::orders::OrderGenerator::new("PY", 7)
+        .take(5)
+        .collect();
     let mut text = Vec::new();
     for order in &orders {
-        text.extend(order.payload.iter().map(|byte| if *byte == b'\r' { b'\n' } else { *byte }));
+        text.extend(
+            order
+                .payload
+                .iter()
+                .map(|byte| if *byte == b'\r' { b'\n' } else { *byte }),
+        );
     }
     std::fs::write(&file, text).unwrap();
     let sender = std::path::Path::new(&python).with_file_name("mllp_send");
@@ -209,7 +290,11 @@ async fn pythons_hl7_sends_orders_and_reads_their_acknowledgements() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{replies}{errors}");
     for order in &orders {
-        assert!(replies.contains(&format!("MSA|AA|{}", order.control_id)), "{}: {replies}{errors}", order.control_id);
+        assert!(
+            replies.contains(&format!("MSA|AA|{}", order.control_id)),
+            "{}: {replies}{errors}",
+            order.control_id
+        );
     }
     let interface = cluster.admin().get_interface("PY").await.unwrap();
     assert_eq!(interface.last_sequence, 5);

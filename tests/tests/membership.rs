@@ -11,13 +11,21 @@ const SMALL_SNAPSHOTS: &str = "[raft]\nsnapshot_entries = 100\nkeep_entries = 0\
 async fn send(nodes: &Nodes, from: u64, through: u64) {
     let producer = nodes.cluster().unwrap().producer().start().unwrap();
     for n in from..=through {
-        assert_eq!(producer.send("lab", message("lab", n)).await.unwrap().sequence, n);
+        assert_eq!(
+            producer
+                .send("lab", message("lab", n))
+                .await
+                .unwrap()
+                .sequence,
+            n
+        );
     }
 }
 
 async fn command(nodes: &Nodes, args: &[&str]) -> (i32, String) {
     let output = nodes.ordo(args).await.unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     (output.status.code().unwrap_or(-1), said)
 }
 
@@ -31,13 +39,20 @@ async fn succeeds(nodes: &Nodes, args: &[&str]) -> String {
 async fn a_node_that_was_away_too_long_catches_up_by_a_snapshot() {
     let mut nodes = Nodes::running(3, SMALL_SNAPSHOTS).await.unwrap();
     let cluster = nodes.cluster().unwrap();
-    cluster.admin().create_interface("lab", staged(&[])).await.unwrap();
+    cluster
+        .admin()
+        .create_interface("lab", staged(&[]))
+        .await
+        .unwrap();
     send(&nodes, 1, 20).await;
     let leader = nodes.leader().await;
     let place = (0..3).find(|place| *place != leader).unwrap();
     nodes.nodes[place].kill().unwrap();
     send(&nodes, 21, 400).await;
-    eventually("a snapshot", async || (nodes.status(leader).await?.snapshot_index > 200).then_some(())).await;
+    eventually("a snapshot", async || {
+        (nodes.status(leader).await?.snapshot_index > 200).then_some(())
+    })
+    .await;
     nodes.nodes[place].start().unwrap();
     nodes.wait_up(place).await;
     eventually("the snapshot to be installed", async || {
@@ -59,15 +74,28 @@ async fn a_fourth_node_is_added_promoted_and_one_is_removed() {
         node.start().unwrap();
     }
     nodes.init().await.unwrap();
-    nodes.cluster().unwrap().admin().create_interface("lab", staged(&[])).await.unwrap();
+    nodes
+        .cluster()
+        .unwrap()
+        .admin()
+        .create_interface("lab", staged(&[]))
+        .await
+        .unwrap();
     send(&nodes, 1, 150).await;
 
     nodes.nodes[3].start().unwrap();
     nodes.wait_up(3).await;
-    let (peer, public) = (nodes.nodes[3].peer.to_string(), nodes.nodes[3].public.to_string());
+    let (peer, public) = (
+        nodes.nodes[3].peer.to_string(),
+        nodes.nodes[3].public.to_string(),
+    );
     let (status, said) = command(&nodes, &["cluster", "promote", "4"]).await;
     assert!(status != 0 && said.contains("node 4"), "{said}");
-    succeeds(&nodes, &["cluster", "add", "4", "--peer", &peer, "--public", &public]).await;
+    succeeds(
+        &nodes,
+        &["cluster", "add", "4", "--peer", &peer, "--public", &public],
+    )
+    .await;
     eventually("node 4 to be promoted", async || {
         (command(&nodes, &["cluster", "promote", "4"]).await.0 == 0).then_some(())
     })
@@ -83,7 +111,12 @@ async fn a_fourth_node_is_added_promoted_and_one_is_removed() {
     let status = nodes.status(3).await.unwrap();
     let voters: Vec<u64> = status.nodes.iter().map(|node| node.node_id).collect();
     assert_eq!(voters, [2, 3, 4]);
-    assert!(status.nodes.iter().all(|node| node.role() != NodeRole::Learner));
+    assert!(
+        status
+            .nodes
+            .iter()
+            .all(|node| node.role() != NodeRole::Learner)
+    );
     send(&nodes, 171, 190).await;
     nodes.agree().await;
 }
@@ -91,7 +124,13 @@ async fn a_fourth_node_is_added_promoted_and_one_is_removed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_lost_its_data_stays_out_until_an_operator_takes_it_in_again() {
     let mut nodes = Nodes::three().await.unwrap();
-    nodes.cluster().unwrap().admin().create_interface("lab", staged(&[])).await.unwrap();
+    nodes
+        .cluster()
+        .unwrap()
+        .admin()
+        .create_interface("lab", staged(&[]))
+        .await
+        .unwrap();
     send(&nodes, 1, 50).await;
     let leader = nodes.leader().await;
     let place = (0..3).find(|place| *place != leader).unwrap();
@@ -101,13 +140,24 @@ async fn a_node_that_lost_its_data_stays_out_until_an_operator_takes_it_in_again
     nodes.wait_up(place).await;
     send(&nodes, 51, 80).await;
     let status = nodes.status(place).await.unwrap();
-    assert_eq!((status.cluster_id.len(), status.applied_index), (0, 0), "it took no part by itself");
+    assert_eq!(
+        (status.cluster_id.len(), status.applied_index),
+        (0, 0),
+        "it took no part by itself"
+    );
 
     let node = &nodes.nodes[place];
-    let (id, peer, public) = (node.id.to_string(), node.peer.to_string(), node.public.to_string());
+    let (id, peer, public) = (
+        node.id.to_string(),
+        node.peer.to_string(),
+        node.public.to_string(),
+    );
     let add = ["cluster", "add", &id, "--peer", &peer, "--public", &public];
     let (status, said) = command(&nodes, &add).await;
-    assert!(status != 0 && said.contains("remove"), "says what to do: {said}");
+    assert!(
+        status != 0 && said.contains("remove"),
+        "says what to do: {said}"
+    );
     succeeds(&nodes, &["cluster", "remove", &id]).await;
     succeeds(&nodes, &add).await;
     eventually("the node to be promoted", async || {
@@ -121,11 +171,21 @@ async fn a_node_that_lost_its_data_stays_out_until_an_operator_takes_it_in_again
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_asked_to_stop_hands_over_first() {
     let mut nodes = Nodes::three().await.unwrap();
-    nodes.cluster().unwrap().admin().create_interface("lab", staged(&[])).await.unwrap();
+    nodes
+        .cluster()
+        .unwrap()
+        .admin()
+        .create_interface("lab", staged(&[]))
+        .await
+        .unwrap();
     send(&nodes, 1, 10).await;
     let leader = nodes.leader().await;
     let before = nodes.status(leader).await.unwrap().term;
-    assert!(nodes.nodes[leader].stop().await.unwrap().success(), "{}", nodes.nodes[leader].output());
+    assert!(
+        nodes.nodes[leader].stop().await.unwrap().success(),
+        "{}",
+        nodes.nodes[leader].output()
+    );
     let next = nodes.leader().await;
     let status = nodes.status(next).await.unwrap();
     assert_ne!(next, leader);

@@ -12,7 +12,11 @@ async fn everything_arrives_once_and_in_order_though_the_leader_is_killed_in_the
     let cluster = nodes.cluster().unwrap();
     let interfaces = ["lab/a", "lab/b", "lab/c"];
     for name in interfaces {
-        cluster.admin().create_interface(name, staged(&["validate", "enrich"])).await.unwrap();
+        cluster
+            .admin()
+            .create_interface(name, staged(&["validate", "enrich"]))
+            .await
+            .unwrap();
     }
     let _workers = [
         worker(&cluster, &["validate"]).unwrap(),
@@ -25,23 +29,40 @@ async fn everything_arrives_once_and_in_order_though_the_leader_is_killed_in_the
     let mut receipts = Vec::new();
     for n in 1..=MESSAGES {
         for name in interfaces {
-            receipts.push((name, n, producer.enqueue(name, message(name, n)).await.unwrap()));
+            receipts.push((
+                name,
+                n,
+                producer.enqueue(name, message(name, n)).await.unwrap(),
+            ));
         }
         if n == MESSAGES / 2 {
-            eventually("the first deliveries", async || (arrivals.count("lab/a") > 20).then_some(())).await;
+            eventually("the first deliveries", async || {
+                (arrivals.count("lab/a") > 20).then_some(())
+            })
+            .await;
             let leader = nodes.leader().await;
             nodes.nodes[leader].kill().unwrap();
         }
     }
     for (name, n, receipt) in receipts {
         let accepted = receipt.await.unwrap();
-        assert_eq!(accepted.sequence, n, "{name}: the producer's order is the interface's");
+        assert_eq!(
+            accepted.sequence, n,
+            "{name}: the producer's order is the interface's"
+        );
     }
     for name in interfaces {
-        eventually("every message to arrive", async || (arrivals.count(name) as u64 == MESSAGES).then_some(())).await;
+        eventually("every message to arrive", async || {
+            (arrivals.count(name) as u64 == MESSAGES).then_some(())
+        })
+        .await;
         let seen = arrivals.of(name).unwrap();
         for (n, arrival) in (1..).zip(&seen) {
-            assert_eq!((arrival.sequence, arrival.message_id, arrival.skipped), (n, id(name, n), false), "{name}");
+            assert_eq!(
+                (arrival.sequence, arrival.message_id, arrival.skipped),
+                (n, id(name, n), false),
+                "{name}"
+            );
         }
     }
     // The dead one comes back and agrees.
@@ -57,7 +78,11 @@ async fn everything_arrives_once_and_in_order_though_the_leader_is_killed_in_the
 async fn what_failed_is_skipped_in_its_place_and_kept_as_a_dead_letter() {
     let nodes = Nodes::three().await.unwrap();
     let cluster = nodes.cluster().unwrap();
-    cluster.admin().create_interface("lab", staged(&["validate"])).await.unwrap();
+    cluster
+        .admin()
+        .create_interface("lab", staged(&["validate"]))
+        .await
+        .unwrap();
     let _worker = worker(&cluster, &["validate"]).unwrap();
     let (_consumer, arrivals) = consume(&cluster, &["lab"]).unwrap();
     let producer = cluster.producer().start().unwrap();
@@ -68,13 +93,31 @@ async fn what_failed_is_skipped_in_its_place_and_kept_as_a_dead_letter() {
         }
         producer.send("lab", message).await.unwrap();
     }
-    eventually("all twenty", async || (arrivals.count("lab") == 20).then_some(())).await;
+    eventually("all twenty", async || {
+        (arrivals.count("lab") == 20).then_some(())
+    })
+    .await;
     for arrival in arrivals.of("lab").unwrap() {
-        assert_eq!(arrival.skipped, arrival.sequence % 5 == 0, "sequence {}", arrival.sequence);
+        assert_eq!(
+            arrival.skipped,
+            arrival.sequence % 5 == 0,
+            "sequence {}",
+            arrival.sequence
+        );
     }
-    let letters = nodes.ordo(&["dlq", "list", "lab", "--output", "json"]).await.unwrap();
-    assert!(letters.status.success(), "{}", String::from_utf8_lossy(&letters.stderr));
+    let letters = nodes
+        .ordo(&["dlq", "list", "lab", "--output", "json"])
+        .await
+        .unwrap();
+    assert!(
+        letters.status.success(),
+        "{}",
+        String::from_utf8_lossy(&letters.stderr)
+    );
     let letters: serde_json::Value = serde_json::from_slice(&letters.stdout).unwrap();
     let text = letters.to_string();
-    assert!(text.contains("it is bad") && !text.contains("bad 5"), "the reason, never the payload: {text}");
+    assert!(
+        text.contains("it is bad") && !text.contains("bad 5"),
+        "the reason, never the payload: {text}"
+    );
 }
