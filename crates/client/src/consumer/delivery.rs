@@ -234,7 +234,11 @@ impl Delivery {
         self.message().is_none()
     }
 
-    pub(super) fn answer(&self, answer: Answer) -> Result<(), AnswerError> {
+    /// Gives an answer that was chosen elsewhere. Of several, the first counts.
+    ///
+    /// # Errors
+    /// See [`AnswerError`]; nothing was answered then.
+    pub fn answer(&self, answer: Answer) -> Result<(), AnswerError> {
         let kind = match answer {
             Answer::Ack => {
                 self.acknowledge();

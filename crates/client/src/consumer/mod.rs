@@ -252,6 +252,7 @@ impl Consumer {
 
     /// Handles several subscriptions with one handler: each in its order, different ones at once. Returns when the
     /// consumer is closed, or with the first subscription's error.
+    /// Not for `tokio::spawn`: there each subscription has its own task, see [`Subscription::run`].
     ///
     /// # Errors
     /// A subscription was ended by the cluster.
@@ -261,18 +262,11 @@ impl Consumer {
         handler: impl AsyncFn(&Delivery) -> Answer,
     ) -> Result<(), ConsumeError> {
         let handler = &handler;
-        let subscriptions: Vec<Subscription> = subscriptions
-            .into_iter()
-            .map(|to| self.subscribe(to))
-            .collect();
-        let running = subscriptions
-            .into_iter()
-            .map(|mut subscription| async move {
-                subscription
-                    .run(async |delivery: &Delivery| handler(delivery).await)
-                    .await
-            });
-        let mut running: FuturesUnordered<_> = running.collect();
+        let mut running = FuturesUnordered::new();
+        for to in subscriptions {
+            let mut subscription = self.subscribe(to);
+            running.push(async move { subscription.run(handler).await });
+        }
         while let Some(result) = running.next().await {
             result?;
         }

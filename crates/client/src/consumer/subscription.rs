@@ -82,6 +82,10 @@ impl Subscription {
     /// handed over again after the pause; one that is rejected counts as acknowledged. Returns when the consumer is
     /// closed.
     ///
+    /// For a task of its own (`tokio::spawn`) the handler returns a boxed future,
+    /// `|delivery: &Delivery| -> BoxFuture<'_, Answer> { Box::pin(async move { .. }) }`: the compiler can't see that
+    /// an `async` closure's is `Send`.
+    ///
     /// # Errors
     /// The cluster ended the subscription.
     pub async fn run(
