@@ -53,6 +53,9 @@ impl Context {
 /// A random id from `rng`.
 pub(crate) fn draw_uuid(rng: &Mutex<StdRng>) -> Uuid {
     use rand::Rng;
-    let random = rng.lock().expect("no code panics while it holds this lock").random();
+    let random = rng
+        .lock()
+        .expect("no code panics while it holds this lock")
+        .random();
     uuid::Builder::from_random_bytes(random).into_uuid()
 }

@@ -72,7 +72,11 @@ pub enum IdentityError {
 impl IdentityError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |error| Self::Io { action, path, error }
+        move |error| Self::Io {
+            action,
+            path,
+            error,
+        }
     }
 }
 
@@ -127,15 +131,28 @@ impl Identity {
         };
         let (node_id, storage_id, cluster_id) = parse(&path, &text)?;
         if node_id != config.node_id {
-            return Err(IdentityError::OtherNode { path: folder, found: node_id, configured: config.node_id });
+            return Err(IdentityError::OtherNode {
+                path: folder,
+                found: node_id,
+                configured: config.node_id,
+            });
         }
         // A node takes its cluster's id only when its log stands, so from then on it must be there.
         if cluster_id.is_some() && is_empty(&folder.join("log"))? {
             let why = "the node is of a cluster and may have voted in it. Take its other data away too and add it \
                        anew with `ordo cluster remove` and `ordo cluster add`";
-            return Err(IdentityError::Missing { path: folder.join("log"), why });
+            return Err(IdentityError::Missing {
+                path: folder.join("log"),
+                why,
+            });
         }
-        Ok(Self { folder, node_id, storage_id, cluster_id: Mutex::new(cluster_id), _lock: lock })
+        Ok(Self {
+            folder,
+            node_id,
+            storage_id,
+            cluster_id: Mutex::new(cluster_id),
+            _lock: lock,
+        })
     }
 
     /// The node's number.
@@ -153,7 +170,10 @@ impl Identity {
     /// The cluster the node belongs to; `None` before `ordo cluster init` or `add` reached it.
     #[must_use]
     pub fn cluster_id(&self) -> Option<Uuid> {
-        *self.cluster_id.lock().expect("no code panics while it holds this lock")
+        *self
+            .cluster_id
+            .lock()
+            .expect("no code panics while it holds this lock")
     }
 
     /// A folder within the data folder.
@@ -167,10 +187,16 @@ impl Identity {
     /// # Errors
     /// When the node is of another cluster, or the disk refuses.
     pub fn adopt(&self, cluster_id: Uuid) -> Result<(), IdentityError> {
-        let mut own = self.cluster_id.lock().expect("no code panics while it holds this lock");
+        let mut own = self
+            .cluster_id
+            .lock()
+            .expect("no code panics while it holds this lock");
         match *own {
             Some(own) if own == cluster_id => Ok(()),
-            Some(own) => Err(IdentityError::OtherCluster { own, other: cluster_id }),
+            Some(own) => Err(IdentityError::OtherCluster {
+                own,
+                other: cluster_id,
+            }),
             None => {
                 self.store(Some(cluster_id))?;
                 *own = Some(cluster_id);
@@ -184,11 +210,14 @@ impl Identity {
         text.push_str(&format!("crc32c = {}\n", crc32c::crc32c(text.as_bytes())));
         let (path, fresh) = (self.folder.join(IDENTITY), self.folder.join("IDENTITY.new"));
         let mut file = File::create(&fresh).map_err(IdentityError::io("create", &fresh))?;
-        file.write_all(text.as_bytes()).map_err(IdentityError::io("write", &fresh))?;
+        file.write_all(text.as_bytes())
+            .map_err(IdentityError::io("write", &fresh))?;
         file.sync_all().map_err(IdentityError::io("sync", &fresh))?;
         fs::rename(&fresh, &path).map_err(IdentityError::io("write", &path))?;
         let folder = File::open(&self.folder).map_err(IdentityError::io("open", &self.folder))?;
-        folder.sync_all().map_err(IdentityError::io("sync", &self.folder))
+        folder
+            .sync_all()
+            .map_err(IdentityError::io("sync", &self.folder))
     }
 }
 
@@ -201,17 +230,27 @@ fn body(node_id: u64, storage_id: Uuid, cluster_id: Option<Uuid>) -> String {
 }
 
 fn parse(path: &Path, text: &str) -> Result<(u64, Uuid, Option<Uuid>), IdentityError> {
-    let damaged = |what: String| IdentityError::Damaged { path: path.to_owned(), what };
+    let damaged = |what: String| IdentityError::Damaged {
+        path: path.to_owned(),
+        what,
+    };
     let stored: Stored = Toml::from_str(text).map_err(|error| damaged(error.to_string()))?;
     if stored.version != VERSION {
-        return Err(damaged(format!("version {}, this program knows {VERSION}", stored.version)));
+        return Err(damaged(format!(
+            "version {}, this program knows {VERSION}",
+            stored.version
+        )));
     }
-    let id = |text: &str| Uuid::parse_str(text).map_err(|error| damaged(format!("{text:?}: {error}")));
+    let id =
+        |text: &str| Uuid::parse_str(text).map_err(|error| damaged(format!("{text:?}: {error}")));
     let storage_id = id(&stored.storage_id)?;
     let cluster_id = stored.cluster_id.as_deref().map(id).transpose()?;
     let crc32c = crc32c::crc32c(body(stored.node_id, storage_id, cluster_id).as_bytes());
     if crc32c != stored.crc32c {
-        return Err(damaged(format!("its checksum is {}, that of its content {crc32c}", stored.crc32c)));
+        return Err(damaged(format!(
+            "its checksum is {}, that of its content {crc32c}",
+            stored.crc32c
+        )));
     }
     Ok((stored.node_id, storage_id, cluster_id))
 }
@@ -236,7 +275,10 @@ fn refuse_orphans(folder: &Path) -> Result<(), IdentityError> {
     for name in ["log", "state", "snapshots"] {
         if !is_empty(&folder.join(name))? {
             let why = "there is data beside it that would get a new owner";
-            return Err(IdentityError::Missing { path: folder.join(IDENTITY), why });
+            return Err(IdentityError::Missing {
+                path: folder.join(IDENTITY),
+                why,
+            });
         }
     }
     Ok(())
@@ -260,29 +302,46 @@ mod tests {
     use uuid::Uuid;
 
     fn open(folder: &Path, node_id: u64) -> Result<Identity, IdentityError> {
-        Identity::open(&Config::local(node_id, folder.to_owned()), || Uuid::from_u128(7))
+        Identity::open(&Config::local(node_id, folder.to_owned()), || {
+            Uuid::from_u128(7)
+        })
     }
 
     #[test]
     fn a_folder_keeps_its_identity_and_its_cluster() {
         let folder = tempfile::tempdir().unwrap();
         let first = open(folder.path(), 1).unwrap();
-        assert_eq!((first.node_id(), first.storage_id(), first.cluster_id()), (1, Uuid::from_u128(7), None));
+        assert_eq!(
+            (first.node_id(), first.storage_id(), first.cluster_id()),
+            (1, Uuid::from_u128(7), None)
+        );
         first.adopt(Uuid::from_u128(9)).unwrap();
         first.adopt(Uuid::from_u128(9)).unwrap();
-        assert!(matches!(first.adopt(Uuid::from_u128(8)), Err(IdentityError::OtherCluster { .. })));
+        assert!(matches!(
+            first.adopt(Uuid::from_u128(8)),
+            Err(IdentityError::OtherCluster { .. })
+        ));
         drop(first);
         std::fs::create_dir(folder.path().join("log")).unwrap();
         std::fs::write(folder.path().join("log/1"), "x").unwrap();
-        let again = Identity::open(&Config::local(1, folder.path().to_owned()), || unreachable!("it has one")).unwrap();
-        assert_eq!((again.storage_id(), again.cluster_id()), (Uuid::from_u128(7), Some(Uuid::from_u128(9))));
+        let again = Identity::open(&Config::local(1, folder.path().to_owned()), || {
+            unreachable!("it has one")
+        })
+        .unwrap();
+        assert_eq!(
+            (again.storage_id(), again.cluster_id()),
+            (Uuid::from_u128(7), Some(Uuid::from_u128(9)))
+        );
     }
 
     #[test]
     fn a_folder_has_one_process() {
         let folder = tempfile::tempdir().unwrap();
         let first = open(folder.path(), 1).unwrap();
-        assert!(matches!(open(folder.path(), 1), Err(IdentityError::InUse(_))));
+        assert!(matches!(
+            open(folder.path(), 1),
+            Err(IdentityError::InUse(_))
+        ));
         drop(first);
         open(folder.path(), 1).unwrap();
     }
@@ -292,15 +351,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         drop(open(folder.path(), 1).unwrap());
         let error = open(folder.path(), 2).unwrap_err().to_string();
-        assert!(error.ends_with("belongs to node 1, the configuration says node_id = 2"), "{error}");
+        assert!(
+            error.ends_with("belongs to node 1, the configuration says node_id = 2"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_log_that_vanished_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
-        open(folder.path(), 1).unwrap().adopt(Uuid::from_u128(9)).unwrap();
+        open(folder.path(), 1)
+            .unwrap()
+            .adopt(Uuid::from_u128(9))
+            .unwrap();
         let error = open(folder.path(), 1).unwrap_err();
-        assert!(matches!(&error, IdentityError::Missing { path, .. } if path.ends_with("log")), "{error}");
+        assert!(
+            matches!(&error, IdentityError::Missing { path, .. } if path.ends_with("log")),
+            "{error}"
+        );
     }
 
     #[test]
@@ -309,7 +377,10 @@ mod tests {
         std::fs::create_dir(folder.path().join("state")).unwrap();
         std::fs::write(folder.path().join("state/CURRENT"), "x").unwrap();
         let error = open(folder.path(), 1).unwrap_err();
-        assert!(matches!(&error, IdentityError::Missing { path, .. } if path.ends_with("IDENTITY")), "{error}");
+        assert!(
+            matches!(&error, IdentityError::Missing { path, .. } if path.ends_with("IDENTITY")),
+            "{error}"
+        );
     }
 
     #[test]
@@ -318,9 +389,16 @@ mod tests {
         drop(open(folder.path(), 1).unwrap());
         let path = folder.path().join("IDENTITY");
         let text = std::fs::read_to_string(&path).unwrap();
-        for changed in [text.replace("node_id = 1", "node_id = 2"), text[..text.len() / 2].to_owned(), String::new()] {
+        for changed in [
+            text.replace("node_id = 1", "node_id = 2"),
+            text[..text.len() / 2].to_owned(),
+            String::new(),
+        ] {
             std::fs::write(&path, changed).unwrap();
-            assert!(matches!(open(folder.path(), 1), Err(IdentityError::Damaged { .. })));
+            assert!(matches!(
+                open(folder.path(), 1),
+                Err(IdentityError::Damaged { .. })
+            ));
         }
     }
 }

@@ -4,9 +4,9 @@ use crate::config::{Config, PeerConfig};
 use crate::identity::Identity;
 use crate::raft::{Machine, NodeName, Peers, RaftOf, bytes_of};
 use futures_util::future::BoxFuture;
-use openraft::{ChangeMembers, Instant};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Instant};
 use openraft::{RaftMetrics, ServerState};
 use ordo_storage::{Member, TypeConfig};
 use ordo_wire::status::Failure;
@@ -74,11 +74,14 @@ impl<SM: Machine> Membership<SM> {
     fn leading(&self) -> Result<RaftMetrics<TypeConfig>, Failure> {
         let metrics = self.metrics();
         if metrics.membership_config.nodes().next().is_none() {
-            let text = "this cluster has not been initialized: run `ordo cluster init` once, on any node";
+            let text =
+                "this cluster has not been initialized: run `ordo cluster init` once, on any node";
             return Err(Failure::new(Reason::NotInitialized, text));
         }
         match metrics.current_leader {
-            Some(leader) if leader == self.own_id() && metrics.state == ServerState::Leader => Ok(metrics),
+            Some(leader) if leader == self.own_id() && metrics.state == ServerState::Leader => {
+                Ok(metrics)
+            }
             leader => Err(not_leader(&metrics, leader)),
         }
     }
@@ -96,9 +99,13 @@ impl<SM: Machine> Membership<SM> {
             RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
                 Failure::not_leader(forward.leader_node.map(|member| member.public))
             }
-            RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => refused(error.to_string()),
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
+                refused(error.to_string())
+            }
             RaftError::APIError(error) => Failure::new(Reason::OutcomeUnknown, error.to_string()),
-            RaftError::Fatal(error) => Failure::new(Reason::OutcomeUnknown, format!("this node stops: {error}")),
+            RaftError::Fatal(error) => {
+                Failure::new(Reason::OutcomeUnknown, format!("this node stops: {error}"))
+            }
         }
     }
 
@@ -106,8 +113,12 @@ impl<SM: Machine> Membership<SM> {
     fn answering(&self, metrics: &RaftMetrics<TypeConfig>) -> BTreeSet<u64> {
         let lately = self.config.raft.takeover_max();
         let heartbeats = metrics.heartbeat.iter().flatten();
-        let answered = heartbeats.filter_map(|(node_id, at)| at.as_ref().map(|at| (*node_id, at.elapsed())));
-        answered.filter(|(_, ago)| *ago < lately).map(|(node_id, _)| node_id).collect()
+        let answered =
+            heartbeats.filter_map(|(node_id, at)| at.as_ref().map(|at| (*node_id, at.elapsed())));
+        answered
+            .filter(|(_, ago)| *ago < lately)
+            .map(|(node_id, _)| node_id)
+            .collect()
     }
 
     /// Who is at each address of the configuration, and the cluster id that an earlier attempt gave some of them.
@@ -118,10 +129,15 @@ impl<SM: Machine> Membership<SM> {
             let (name, found) = if peer.node_id == self.own_id() {
                 (NodeName::of(&self.identity), self.identity.cluster_id())
             } else {
-                let unreachable = |status: tonic::Status| refused(format!("{at} can't be reached: {}", status.message()));
+                let unreachable = |status: tonic::Status| {
+                    refused(format!("{at} can't be reached: {}", status.message()))
+                };
                 let found = self.peers.identify(&peer.peer).await.map_err(unreachable)?;
                 if found.name.node_id != peer.node_id {
-                    return Err(refused(format!("{at} says that it is node {}", found.name.node_id)));
+                    return Err(refused(format!(
+                        "{at} says that it is node {}",
+                        found.name.node_id
+                    )));
                 }
                 if found.initialized {
                     let text = format!("{at} has data of a cluster already");
@@ -139,7 +155,11 @@ impl<SM: Machine> Membership<SM> {
                 (None, Some(_)) => cluster_id = found,
                 _ => {}
             }
-            let member = Member { peer: peer.peer.clone(), public: peer.public.clone(), storage_id: name.storage_id };
+            let member = Member {
+                peer: peer.peer.clone(),
+                public: peer.public.clone(),
+                storage_id: name.storage_id,
+            };
             members.insert(peer.node_id, member);
         }
         Ok((members, cluster_id))
@@ -148,9 +168,15 @@ impl<SM: Machine> Membership<SM> {
     async fn adopt(&self, node_id: u64, member: &Member, cluster_id: Uuid) -> Result<(), Failure> {
         let text = |error: String| refused(format!("node {node_id} at {}: {error}", member.peer));
         if node_id == self.own_id() {
-            return self.identity.adopt(cluster_id).map_err(|error| text(error.to_string()));
+            return self
+                .identity
+                .adopt(cluster_id)
+                .map_err(|error| text(error.to_string()));
         }
-        let name = NodeName { node_id, storage_id: member.storage_id };
+        let name = NodeName {
+            node_id,
+            storage_id: member.storage_id,
+        };
         let adopted = self.peers.adopt(&member.peer, name, cluster_id).await;
         adopted.map_err(|status| text(status.message().to_owned()))
     }
@@ -176,7 +202,10 @@ fn not_leader(metrics: &RaftMetrics<TypeConfig>, leader: Option<u64>) -> Failure
 }
 
 fn slow() -> Failure {
-    let text = format!("no quorum agreed within {} s; the change may still be made", CHANGE_WITHIN.as_secs());
+    let text = format!(
+        "no quorum agreed within {} s; the change may still be made",
+        CHANGE_WITHIN.as_secs()
+    );
     Failure::new(Reason::OutcomeUnknown, text)
 }
 
@@ -196,7 +225,9 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
             return Err(Failure::new(Reason::AlreadyInitialized, text));
         }
         if self.config.peers.is_empty() {
-            return Err(refused("the configuration of this node names no [[peers]] to begin a cluster with"));
+            return Err(refused(
+                "the configuration of this node names no [[peers]] to begin a cluster with",
+            ));
         }
         let (members, earlier) = self.find_members().await?;
         let cluster_id = earlier.unwrap_or_else(|| (self.draw)());
@@ -205,7 +236,8 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
             self.adopt(*node_id, member, cluster_id).await?;
         }
         let initialized = self.raft.initialize(members).await;
-        initialized.map_err(|error| refused(format!("the cluster was not initialized: {error}")))?;
+        initialized
+            .map_err(|error| refused(format!("the cluster was not initialized: {error}")))?;
         tracing::info!(%cluster_id, "the cluster is initialized");
         // For the operator's next command; without a leader within that time the cluster is there all the same.
         self.wait(|metrics| metrics.current_leader.is_some()).await;
@@ -217,9 +249,13 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
         let metrics = self.leading()?;
         let at = format!("node {} at {}", node.node_id, node.peer);
         let found = self.peers.identify(&node.peer).await;
-        let found = found.map_err(|status| refused(format!("{at} can't be reached: {}", status.message())))?;
+        let found = found
+            .map_err(|status| refused(format!("{at} can't be reached: {}", status.message())))?;
         if found.name.node_id != node.node_id {
-            return Err(refused(format!("{at} says that it is node {}", found.name.node_id)));
+            return Err(refused(format!(
+                "{at} says that it is node {}",
+                found.name.node_id
+            )));
         }
         if let Some(known) = metrics.membership_config.get_node(&node.node_id) {
             // Once more, after an answer that was lost, is fine.
@@ -231,14 +267,32 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
                 ))),
             };
         }
-        let own = self.identity.cluster_id().ok_or_else(|| refused("this node has no cluster id"))?;
+        let own = self
+            .identity
+            .cluster_id()
+            .ok_or_else(|| refused("this node has no cluster id"))?;
         if found.cluster_id.is_some_and(|other| other != own) {
-            return Err(refused(format!("{at} belongs to another cluster; its data folder must be emptied first")));
+            return Err(refused(format!(
+                "{at} belongs to another cluster; its data folder must be emptied first"
+            )));
         }
-        let public = if node.public.is_empty() { found.public } else { node.public };
-        let member = Member { peer: node.peer, public, storage_id: found.name.storage_id };
+        let public = if node.public.is_empty() {
+            found.public
+        } else {
+            node.public
+        };
+        let member = Member {
+            peer: node.peer,
+            public,
+            storage_id: found.name.storage_id,
+        };
         self.adopt(node.node_id, &member, own).await?;
-        match timeout(CHANGE_WITHIN, self.raft.add_learner(node.node_id, member, false)).await {
+        match timeout(
+            CHANGE_WITHIN,
+            self.raft.add_learner(node.node_id, member, false),
+        )
+        .await
+        {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(self.change_failed(error)),
             Err(_) => Err(slow()),
@@ -248,17 +302,27 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
     async fn promote(&self, node_id: u64) -> Result<(), Failure> {
         let _alone = self.changing.lock().await;
         let metrics = self.leading()?;
-        if metrics.membership_config.voter_ids().any(|voter| voter == node_id) {
+        if metrics
+            .membership_config
+            .voter_ids()
+            .any(|voter| voter == node_id)
+        {
             return Ok(());
         }
         if metrics.membership_config.get_node(&node_id).is_none() {
             return Err(unknown(node_id));
         }
-        let (has, last) = (matched(&metrics, node_id).unwrap_or(0), metrics.last_log_index.unwrap_or(0));
+        let (has, last) = (
+            matched(&metrics, node_id).unwrap_or(0),
+            metrics.last_log_index.unwrap_or(0),
+        );
         if has + CAUGHT_UP_ENTRIES < last {
-            return Err(refused(format!("node {node_id} has not caught up: it has {has} of {last} log entries")));
+            return Err(refused(format!(
+                "node {node_id} has not caught up: it has {has} of {last} log entries"
+            )));
         }
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node_id]))).await
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node_id])))
+            .await
     }
 
     async fn remove(&self, node_id: u64) -> Result<(), Failure> {
@@ -270,7 +334,9 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
         }
         let mut voters: BTreeSet<u64> = membership.voter_ids().collect();
         if !voters.remove(&node_id) {
-            return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node_id]))).await;
+            return self
+                .change(ChangeMembers::RemoveNodes(BTreeSet::from([node_id])))
+                .await;
         }
         if voters.is_empty() {
             return Err(refused(format!("node {node_id} is the only voter")));
@@ -291,19 +357,27 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
             let leader = self.transfer(None).await?;
             return Err(not_leader(&self.metrics(), Some(leader)));
         }
-        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node_id]))).await
+        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node_id])))
+            .await
     }
 
     async fn transfer(&self, node_id: Option<u64>) -> Result<u64, Failure> {
         let _alone = self.changing.lock().await;
         let metrics = self.leading()?;
         let alive = self.answering(&metrics);
-        let mut others = metrics.membership_config.voter_ids().filter(|voter| *voter != self.own_id());
+        let mut others = metrics
+            .membership_config
+            .voter_ids()
+            .filter(|voter| *voter != self.own_id());
         let target = match node_id {
             Some(node_id) if node_id == self.own_id() => return Ok(node_id),
-            Some(node_id) if metrics.membership_config.get_node(&node_id).is_none() => return Err(unknown(node_id)),
+            Some(node_id) if metrics.membership_config.get_node(&node_id).is_none() => {
+                return Err(unknown(node_id));
+            }
             Some(node_id) => others.find(|voter| *voter == node_id),
-            None => others.filter(|voter| alive.contains(voter)).max_by_key(|voter| matched(&metrics, *voter)),
+            None => others
+                .filter(|voter| alive.contains(voter))
+                .max_by_key(|voter| matched(&metrics, *voter)),
         };
         let Some(target) = target else {
             return Err(match node_id {
@@ -323,7 +397,10 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
             .await;
         match leader {
             Some(leader) if changed => Ok(leader),
-            _ => Err(refused(format!("node {target} did not take over within {} s", CHANGE_WITHIN.as_secs()))),
+            _ => Err(refused(format!(
+                "node {target} did not take over within {} s",
+                CHANGE_WITHIN.as_secs()
+            ))),
         }
     }
 
@@ -356,7 +433,8 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
             }
         });
         let index = |id: &Option<ordo_storage::LogId>| id.map_or(0, |id| id.index);
-        let (applied_index, state_hash) = hash.unwrap_or_else(|| (index(&metrics.last_applied), Vec::new()));
+        let (applied_index, state_hash) =
+            hash.unwrap_or_else(|| (index(&metrics.last_applied), Vec::new()));
         Ok(v1::GetClusterStatusResponse {
             cluster_id: self.identity.cluster_id().map(bytes_of).unwrap_or_default(),
             node_id: self.own_id(),

@@ -125,41 +125,144 @@ impl Metrics {
         let mut registry = Registry::with_prefix("ordo");
         let r = &mut registry;
         r.register("ingested", "Messages accepted", self.ingested.clone());
-        r.register("ingested_bytes", "Bytes of the payloads accepted", self.ingested_bytes.clone());
-        r.register("refusals", "What was refused, by reason", self.refusals.clone());
-        r.register("assigned", "Messages handed to workers", self.assigned.clone());
-        r.register("assignments_outstanding", "Messages that workers have", self.assignments_outstanding.clone());
-        r.register("reports", "Reports applied, by outcome", self.reports.clone());
-        r.register("losses", "Workers lost with a message in hand", self.losses.clone());
+        r.register(
+            "ingested_bytes",
+            "Bytes of the payloads accepted",
+            self.ingested_bytes.clone(),
+        );
+        r.register(
+            "refusals",
+            "What was refused, by reason",
+            self.refusals.clone(),
+        );
+        r.register(
+            "assigned",
+            "Messages handed to workers",
+            self.assigned.clone(),
+        );
+        r.register(
+            "assignments_outstanding",
+            "Messages that workers have",
+            self.assignments_outstanding.clone(),
+        );
+        r.register(
+            "reports",
+            "Reports applied, by outcome",
+            self.reports.clone(),
+        );
+        r.register(
+            "losses",
+            "Workers lost with a message in hand",
+            self.losses.clone(),
+        );
         r.register("sent", "Deliveries sent to consumers", self.sent.clone());
-        r.register("delivered", "Messages that consumers acknowledged", self.delivered.clone());
-        r.register("skipped", "Skip markers that consumers acknowledged", self.skipped.clone());
-        r.register("answers", "What consumers answered, by answer", self.answers.clone());
+        r.register(
+            "delivered",
+            "Messages that consumers acknowledged",
+            self.delivered.clone(),
+        );
+        r.register(
+            "skipped",
+            "Skip markers that consumers acknowledged",
+            self.skipped.clone(),
+        );
+        r.register(
+            "answers",
+            "What consumers answered, by answer",
+            self.answers.clone(),
+        );
         r.register("streams", "Streams open, by service", self.streams.clone());
         r.register("proposals", "Log entries proposed", self.proposals.clone());
-        r.register("commands", "Commands in the entries proposed", self.commands.clone());
-        r.register("proposals_in_flight", "Entries proposed and not applied", self.proposals_in_flight.clone());
-        r.register("proposal_bytes", "Bytes proposed or about to be, not applied", self.proposal_bytes.clone());
-        r.register("proposal_seconds", "From proposal to applied", self.proposal_seconds.clone());
+        r.register(
+            "commands",
+            "Commands in the entries proposed",
+            self.commands.clone(),
+        );
+        r.register(
+            "proposals_in_flight",
+            "Entries proposed and not applied",
+            self.proposals_in_flight.clone(),
+        );
+        r.register(
+            "proposal_bytes",
+            "Bytes proposed or about to be, not applied",
+            self.proposal_bytes.clone(),
+        );
+        r.register(
+            "proposal_seconds",
+            "From proposal to applied",
+            self.proposal_seconds.clone(),
+        );
         r.register("raft_term", "Raft term", self.raft.term.clone());
-        r.register("raft_leader", "Node id of the leader, 0 when unknown", self.raft.leader.clone());
-        r.register("raft_is_leader", "1 where this node leads", self.raft.is_leader.clone());
-        r.register("raft_last_log_index", "Last index of the log", self.raft.last_log_index.clone());
-        r.register("raft_committed_index", "Last index known to be committed", self.raft.committed_index.clone());
-        r.register("raft_applied_index", "Last index applied", self.raft.applied_index.clone());
-        r.register("raft_snapshot_index", "Last index in a snapshot", self.raft.snapshot_index.clone());
-        r.register("log_bytes", "Bytes of the log's files", self.storage.log_bytes.clone());
-        r.register("log_memory_bytes", "Bytes of the log's tail in memory", self.storage.log_memory_bytes.clone());
-        r.register("state_bytes", "Bytes of the state's tables", self.storage.state_bytes.clone());
-        r.register("state_memory_bytes", "Bytes of the state not flushed", self.storage.state_memory_bytes.clone());
-        r.register("cache_bytes", "Bytes of recent payloads in memory", self.storage.cache_bytes.clone());
-        r.register("flushed_index", "Last index that a crash does not undo", self.storage.flushed_index.clone());
+        r.register(
+            "raft_leader",
+            "Node id of the leader, 0 when unknown",
+            self.raft.leader.clone(),
+        );
+        r.register(
+            "raft_is_leader",
+            "1 where this node leads",
+            self.raft.is_leader.clone(),
+        );
+        r.register(
+            "raft_last_log_index",
+            "Last index of the log",
+            self.raft.last_log_index.clone(),
+        );
+        r.register(
+            "raft_committed_index",
+            "Last index known to be committed",
+            self.raft.committed_index.clone(),
+        );
+        r.register(
+            "raft_applied_index",
+            "Last index applied",
+            self.raft.applied_index.clone(),
+        );
+        r.register(
+            "raft_snapshot_index",
+            "Last index in a snapshot",
+            self.raft.snapshot_index.clone(),
+        );
+        r.register(
+            "log_bytes",
+            "Bytes of the log's files",
+            self.storage.log_bytes.clone(),
+        );
+        r.register(
+            "log_memory_bytes",
+            "Bytes of the log's tail in memory",
+            self.storage.log_memory_bytes.clone(),
+        );
+        r.register(
+            "state_bytes",
+            "Bytes of the state's tables",
+            self.storage.state_bytes.clone(),
+        );
+        r.register(
+            "state_memory_bytes",
+            "Bytes of the state not flushed",
+            self.storage.state_memory_bytes.clone(),
+        );
+        r.register(
+            "cache_bytes",
+            "Bytes of recent payloads in memory",
+            self.storage.cache_bytes.clone(),
+        );
+        r.register(
+            "flushed_index",
+            "Last index that a crash does not undo",
+            self.storage.flushed_index.clone(),
+        );
         self.registry = registry;
     }
 
     /// Counts one refusal.
     pub fn refused(&self, reason: Reason) {
-        let reason = reason.as_str_name().strip_prefix("REASON_").unwrap_or("UNSPECIFIED");
+        let reason = reason
+            .as_str_name()
+            .strip_prefix("REASON_")
+            .unwrap_or("UNSPECIFIED");
         self.refusals.get_or_create(&[("reason", reason)]).inc();
     }
 

@@ -1,7 +1,7 @@
 //! Connections: how they are made, accepted and bounded. Simulations bring their own.
 
-use futures_util::Stream;
 use futures_util::future::BoxFuture;
+use futures_util::{Stream, StreamExt};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -12,7 +12,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 /// A connection's two directions.
@@ -57,7 +58,9 @@ pub struct Listening {
 
 impl fmt::Debug for Listening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listening").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Listening")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,34 +86,80 @@ impl Listening {
             });
             Some((accepted, listener))
         });
-        Ok(Self { address, incoming: Box::pin(incoming) })
+        Ok(Self {
+            address,
+            incoming: Box::pin(incoming),
+        })
     }
 
     /// At most `connections` at once: the next one waits until one is closed. A connection that says nothing for
-    /// `first_word` after it was made is closed, so that silent ones can't keep the others out.
+    /// `first_word` after it was made is closed, so that silent ones can't keep the others out. What is returned
+    /// beside them closes them all.
     pub fn bounded(
         self,
         connections: u32,
         first_word: Duration,
-    ) -> impl Stream<Item = io::Result<Connection>> + Send + Unpin + 'static {
+    ) -> (
+        impl Stream<Item = io::Result<Connection>> + Send + Unpin + 'static,
+        Open,
+    ) {
         let permits = Arc::new(Semaphore::new(connections as usize));
-        Box::pin(futures_util::stream::unfold((self.incoming, permits), move |(mut incoming, permits)| async move {
-            let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes this semaphore");
-            loop {
-                match futures_util::StreamExt::next(&mut incoming).await? {
-                    Ok((io, remote)) => {
-                        let silent_until = Some(Box::pin(sleep(first_word)));
-                        let connection = Connection { io, remote, silent_until, _permit: permit };
-                        return Some((Ok(connection), (incoming, permits)));
-                    }
-                    // Out of file descriptors, or the peer went away at once: neither is a reason to stop listening.
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection");
-                        sleep(Duration::from_millis(50)).await;
+        let cut = CancellationToken::new();
+        let open = Open {
+            permits: Arc::clone(&permits),
+            connections,
+            cut: cut.clone(),
+        };
+        let accepted =
+            futures_util::stream::unfold((self.incoming, permits, cut), move |state| async move {
+                let (mut incoming, permits, cut) = state;
+                let permit = Arc::clone(&permits)
+                    .acquire_owned()
+                    .await
+                    .expect("nobody closes this semaphore");
+                loop {
+                    match incoming.next().await? {
+                        Ok((io, remote)) => {
+                            let connection = Connection {
+                                io,
+                                remote,
+                                silent_until: Some(Box::pin(sleep(first_word))),
+                                cut: Box::pin(cut.clone().cancelled_owned()),
+                                _permit: permit,
+                            };
+                            return Some((Ok(connection), (incoming, permits, cut)));
+                        }
+                        // Out of file descriptors, or the peer went away at once: neither is a reason to stop listening.
+                        Err(error) => {
+                            tracing::warn!(%error, "cannot accept a connection");
+                            sleep(Duration::from_millis(50)).await;
+                        }
                     }
                 }
-            }
-        }))
+            });
+        (Box::pin(accepted), open)
+    }
+}
+
+/// The connections that are open.
+#[derive(Debug)]
+pub struct Open {
+    permits: Arc<Semaphore>,
+    connections: u32,
+    cut: CancellationToken,
+}
+
+impl Open {
+    /// Closes all connections, and waits until whoever served them has let go, for `limit` at most. The server must
+    /// have stopped taking new ones.
+    pub async fn cut(self, limit: Duration) {
+        self.cut.cancel();
+        if timeout(limit, self.permits.acquire_many(self.connections))
+            .await
+            .is_err()
+        {
+            tracing::debug!("some connections were still in use when the node ended");
+        }
     }
 }
 
@@ -119,12 +168,15 @@ pub struct Connection {
     io: Box<dyn Io>,
     remote: Option<SocketAddr>,
     silent_until: Option<Pin<Box<Sleep>>>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("remote", &self.remote).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("remote", &self.remote)
+            .finish_non_exhaustive()
     }
 }
 
@@ -149,13 +201,23 @@ impl Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.cut.as_mut().poll(cx).is_ready() {
+            let what = "the node closed the connection";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, what)));
+        }
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
         match (&read, &mut self.silent_until) {
-            (Poll::Pending, Some(deadline)) => deadline
-                .as_mut()
-                .poll(cx)
-                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client connected and said nothing"))),
+            (Poll::Pending, Some(deadline)) => deadline.as_mut().poll(cx).map(|()| {
+                Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client connected and said nothing",
+                ))
+            }),
             (Poll::Ready(_), _) => {
                 self.silent_until = None;
                 read
@@ -166,7 +228,11 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, data)
     }
 
@@ -205,19 +271,29 @@ mod tests {
         let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
         let incoming = tokio_stream::wrappers::UnboundedReceiverStream::new(receiver);
         let incoming = incoming.map(|io: DuplexStream| Ok((Box::new(io) as Box<dyn Io>, None)));
-        (sender, Listening { address: ([127, 0, 0, 1], 1).into(), incoming: Box::pin(incoming) })
+        (
+            sender,
+            Listening {
+                address: ([127, 0, 0, 1], 1).into(),
+                incoming: Box::pin(incoming),
+            },
+        )
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_connection_too_many_waits_for_another_to_close() {
         let (dial, listening) = listening();
-        let mut accepted = listening.bounded(1, Duration::from_secs(1));
+        let (mut accepted, _open) = listening.bounded(1, Duration::from_secs(1));
         let _clients = [duplex(64), duplex(64)].map(|(client, server)| {
             dial.send(server).unwrap();
             client
         });
         let first = accepted.next().await.unwrap().unwrap();
-        assert!(timeout(Duration::from_secs(60), accepted.next()).await.is_err());
+        assert!(
+            timeout(Duration::from_secs(60), accepted.next())
+                .await
+                .is_err()
+        );
         drop(first);
         accepted.next().await.unwrap().unwrap();
     }
@@ -225,17 +301,48 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_says_nothing_is_closed_and_one_that_spoke_is_not() {
         let (dial, listening) = listening();
-        let mut accepted = listening.bounded(10, Duration::from_secs(10));
+        let (mut accepted, _open) = listening.bounded(10, Duration::from_secs(10));
         let (mut client, server) = duplex(64);
         dial.send(server).unwrap();
         let mut connection = accepted.next().await.unwrap().unwrap();
         client.write_all(b"a").await.unwrap();
         assert_eq!(connection.read_u8().await.unwrap(), b'a');
-        assert!(timeout(Duration::from_secs(60), connection.read_u8()).await.is_err());
+        assert!(
+            timeout(Duration::from_secs(60), connection.read_u8())
+                .await
+                .is_err()
+        );
         let (_silent, server) = duplex(64);
         dial.send(server).unwrap();
         let mut connection = accepted.next().await.unwrap().unwrap();
-        let error = timeout(Duration::from_secs(11), connection.read_u8()).await.unwrap().unwrap_err();
+        let error = timeout(Duration::from_secs(11), connection.read_u8())
+            .await
+            .unwrap()
+            .unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_connections_can_be_closed() {
+        let (dial, listening) = listening();
+        let (mut accepted, open) = listening.bounded(2, Duration::from_secs(10));
+        let (mut client, server) = duplex(64);
+        dial.send(server).unwrap();
+        client.write_all(b"a").await.unwrap();
+        let mut connection = accepted.next().await.unwrap().unwrap();
+        assert_eq!(connection.read_u8().await.unwrap(), b'a');
+        let serving = tokio::spawn(async move { connection.read_u8().await.unwrap_err().kind() });
+        drop(accepted);
+        let started = tokio::time::Instant::now();
+        open.cut(Duration::from_secs(60)).await;
+        assert_eq!(
+            started.elapsed(),
+            Duration::ZERO,
+            "it waits for the connection, not for the limit"
+        );
+        assert_eq!(
+            serving.await.unwrap(),
+            std::io::ErrorKind::ConnectionAborted
+        );
     }
 }

@@ -48,14 +48,25 @@ fn full(config: &Config, memory: io::Result<u64>, disk_free: io::Result<u64>) ->
         ));
     }
     let used = memory.ok().filter(|used| *used > limits.memory_bytes)?;
-    Some(format!("the node uses {used} bytes of memory, limits.memory_bytes is {}", limits.memory_bytes))
+    Some(format!(
+        "the node uses {used} bytes of memory, limits.memory_bytes is {}",
+        limits.memory_bytes
+    ))
 }
 
 /// The process's resident memory.
 fn memory_bytes() -> io::Result<u64> {
     let text = std::fs::read_to_string("/proc/self/statm")?;
-    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    let pages = pages.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/statm has another form"))?;
+    let pages = text
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok());
+    let pages = pages.ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "/proc/self/statm has another form",
+        )
+    })?;
     Ok(pages * rustix::param::page_size() as u64)
 }
 
@@ -76,8 +87,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::local(1, folder.path().to_owned());
         let limits = &config.limits;
-        assert_eq!(full(&config, Ok(limits.memory_bytes), Ok(limits.disk_free_bytes)), None);
-        let why = full(&config, Ok(limits.memory_bytes + 1), Ok(limits.disk_free_bytes)).unwrap();
+        assert_eq!(
+            full(&config, Ok(limits.memory_bytes), Ok(limits.disk_free_bytes)),
+            None
+        );
+        let why = full(
+            &config,
+            Ok(limits.memory_bytes + 1),
+            Ok(limits.disk_free_bytes),
+        )
+        .unwrap();
         assert!(why.contains("limits.memory_bytes"), "{why}");
         let why = full(&config, Ok(0), Ok(limits.disk_free_bytes - 1)).unwrap();
         assert!(why.contains("limits.disk_free_bytes"), "{why}");

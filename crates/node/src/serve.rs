@@ -24,13 +24,13 @@ use ordo_storage::log::{Log, LogOptions, LogThread};
 use ordo_storage::{FileDisk, Machine, MachineOptions, RaftLog, StateStore, StoreOptions};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use servers::Servers;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How long the hash of the whole state may take before a status goes without it.
@@ -56,7 +56,11 @@ pub struct Seams {
 
 impl Default for Seams {
     fn default() -> Self {
-        let wall = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let wall = || {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_millis() as u64)
+        };
         Self {
             public: None,
             peer: None,
@@ -71,7 +75,9 @@ impl Default for Seams {
 
 impl fmt::Debug for Seams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seams").field("seed", &self.seed).finish_non_exhaustive()
+        f.debug_struct("Seams")
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,11 +90,10 @@ pub struct ServeHandle {
     /// Where health and metrics are served.
     pub http: SocketAddr,
     context: Arc<Context>,
-    tasks: JoinSet<Result<(), ServeError>>,
+    servers: Servers,
     failure: oneshot::Receiver<ServeError>,
     /// Ends the servers, the proposer and the timers; after [`Context::stop`], which ends the streams.
     closing: CancellationToken,
-    health: tonic_health::server::HealthReporter,
     machine_thread: JoinHandle<()>,
     log: Log,
     log_thread: LogThread,
@@ -96,7 +101,10 @@ pub struct ServeHandle {
 
 impl fmt::Debug for ServeHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServeHandle").field("public", &self.public).field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("ServeHandle")
+            .field("public", &self.public)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -140,20 +148,39 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<ServeHandle, Serv
     let config = Arc::new(config);
     // First of all, since a taken port is the mistake that is made most often.
     let listening = servers::listen(&config, &mut seams).await?;
-    let rng = seams.seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
+    let rng = seams
+        .seed
+        .map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
     let rng = Arc::new(Mutex::new(rng));
     let identity = Arc::new(Identity::open(&config, || draw_uuid(&rng))?);
     let (report, failure) = oneshot::channel();
-    let Opened { raft_log, log, log_thread, store } = open(&config, &identity, report).await?;
+    let Opened {
+        raft_log,
+        log,
+        log_thread,
+        store,
+    } = open(&config, &identity, report).await?;
 
     let metrics = Arc::new(Metrics::default());
     let (waiting_max, closing) = (config.limits.proposal_bytes, CancellationToken::new());
     let waiting_bytes_max = usize::try_from(waiting_max).unwrap_or(usize::MAX);
-    let (proposer, proposing) = Proposer::new(waiting_bytes_max, Arc::clone(&seams.wall), Arc::clone(&metrics));
+    let (proposer, proposing) = Proposer::new(
+        waiting_bytes_max,
+        Arc::clone(&seams.wall),
+        Arc::clone(&metrics),
+    );
     let admission = Admission::new(waiting_max);
-    let (loops, timers) = Loops::new(proposer.clone(), Arc::clone(&admission), Arc::clone(&metrics));
-    let options = MachineOptions { check_invariants: seams.check_invariants, ..MachineOptions::default() };
-    let (machine, machine_loop) = Machine::new(store.clone(), loops, options).map_err(storage_failed)?;
+    let (loops, timers) = Loops::new(
+        proposer.clone(),
+        Arc::clone(&admission),
+        Arc::clone(&metrics),
+    );
+    let options = MachineOptions {
+        check_invariants: seams.check_invariants,
+        ..MachineOptions::default()
+    };
+    let (machine, machine_loop) =
+        Machine::new(store.clone(), loops, options).map_err(storage_failed)?;
     let handle = machine.handle();
     let machine_thread = machine_loop.spawn().map_err(storage_failed)?;
 
@@ -186,30 +213,45 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<ServeHandle, Serv
         stop: CancellationToken::new(),
     });
 
-    let (public, peer, http) = (listening.public.address, listening.peer.address, listening.http.address);
-    let mut tasks = JoinSet::new();
-    let health = servers::spawn(&mut tasks, &context, listening, &closing, &log).await;
+    let (public, peer, http) = (
+        listening.public.address,
+        listening.peer.address,
+        listening.http.address,
+    );
+    let mut servers = servers::spawn(&context, listening, &closing, &log).await;
+    let tasks = &mut servers.tasks;
     let consensus = RaftConsensus::new(context.raft.clone());
-    tasks.spawn(proposing.run(consensus, context.machine.clone(), closing.clone()).map(Ok));
+    tasks.spawn(
+        proposing
+            .run(consensus, context.machine.clone(), closing.clone())
+            .map(Ok),
+    );
     tasks.spawn(timers.run(context.machine.clone(), closing.clone()).map(Ok));
     let (proposer, machine) = (context.proposer.clone(), context.machine.clone());
-    tasks.spawn(forget_old_records(proposer, machine, context.store.clone(), closing.clone()).map(Ok));
-    tasks.spawn(room::watch(Arc::clone(&context.config), Arc::clone(&context.admission), closing.clone()).map(Ok));
+    tasks.spawn(
+        forget_old_records(proposer, machine, context.store.clone(), closing.clone()).map(Ok),
+    );
+    tasks.spawn(
+        room::watch(
+            Arc::clone(&context.config),
+            Arc::clone(&context.admission),
+            closing.clone(),
+        )
+        .map(Ok),
+    );
     tasks.spawn(watch_raft(context.raft.clone(), closing.clone()));
     context.raft.run();
     tracing::info!(node_id = context.config.node_id, %public, %peer, %http, "this node serves");
-    let log_handle = log;
     Ok(ServeHandle {
         public,
         peer,
         http,
         context,
-        tasks,
+        servers,
         failure,
         closing,
-        health,
         machine_thread,
-        log: log_handle,
+        log,
         log_thread,
     })
 }
@@ -229,7 +271,10 @@ async fn open(
     let disk = FileDisk::open(identity.folder("log")).map_err(storage_failed)?;
     let (log, writer) = Log::open(Arc::new(disk), LogOptions::default()).map_err(storage_failed)?;
     let cache_bytes_max = usize::try_from(config.limits.cache_bytes).unwrap_or(usize::MAX);
-    let options = StoreOptions { cache_bytes_max, ..StoreOptions::default() };
+    let options = StoreOptions {
+        cache_bytes_max,
+        ..StoreOptions::default()
+    };
     let store = StateStore::open(&config.data_dir, options).map_err(storage_failed)?;
     // The first failure is the one to tell; later ones follow from it.
     store.on_failure(move |error| {
@@ -238,15 +283,25 @@ async fn open(
     let log_thread = writer.spawn().map_err(storage_failed)?;
     let mut raft_log = RaftLog::open(log.clone()).map_err(storage_failed)?;
     let state = raft_log.get_log_state().await.map_err(storage_failed)?;
-    store.check_purged(state.last_purged_log_id).map_err(storage_failed)?;
-    Ok(Opened { raft_log, log, log_thread, store })
+    store
+        .check_purged(state.last_purged_log_id)
+        .map_err(storage_failed)?;
+    Ok(Opened {
+        raft_log,
+        log,
+        log_thread,
+        store,
+    })
 }
 
 fn state_hash(machine: ordo_storage::MachineHandle<crate::leader::Event>) -> StateHash {
     Box::new(move || {
         let machine = machine.clone();
         Box::pin(async move {
-            let hash = tokio::time::timeout(HASH_WITHIN, machine.state_hash()).await.ok()?.ok()?;
+            let hash = tokio::time::timeout(HASH_WITHIN, machine.state_hash())
+                .await
+                .ok()?
+                .ok()?;
             Some((hash.index, hash.hash.to_be_bytes().to_vec()))
         })
     })
@@ -320,17 +375,25 @@ impl http::Pages for Pages {
         let (raft, gauges) = (raft.borrow_watched(), &self.context.metrics.raft);
         let index = |id: &Option<ordo_storage::LogId>| gauge_of(id.map_or(0, |id| id.index));
         gauges.term.set(gauge_of(raft.current_term));
-        gauges.leader.set(gauge_of(raft.current_leader.unwrap_or(0)));
+        gauges
+            .leader
+            .set(gauge_of(raft.current_leader.unwrap_or(0)));
         gauges.is_leader.set(i64::from(raft.state.is_leader()));
-        gauges.last_log_index.set(gauge_of(raft.last_log_index.unwrap_or(0)));
+        gauges
+            .last_log_index
+            .set(gauge_of(raft.last_log_index.unwrap_or(0)));
         gauges.committed_index.set(index(&raft.local_committed));
         gauges.applied_index.set(index(&raft.last_applied));
         gauges.snapshot_index.set(index(&raft.snapshot));
         let (stats, gauges) = (context.store.stats(), &context.metrics.storage);
         gauges.log_bytes.set(gauge_of(self.log.bytes_on_disk()));
-        gauges.log_memory_bytes.set(gauge_of(self.log.bytes_in_memory() as u64));
+        gauges
+            .log_memory_bytes
+            .set(gauge_of(self.log.bytes_in_memory() as u64));
         gauges.state_bytes.set(gauge_of(stats.table_bytes));
-        gauges.state_memory_bytes.set(gauge_of(stats.memtable_bytes));
+        gauges
+            .state_memory_bytes
+            .set(gauge_of(stats.memtable_bytes));
         gauges.cache_bytes.set(gauge_of(stats.cache_bytes));
         gauges.flushed_index.set(gauge_of(stats.flushed_index));
     }
@@ -342,7 +405,9 @@ impl http::Pages for Pages {
         let metrics = self.context.raft.metrics();
         let metrics = metrics.borrow_watched();
         if metrics.membership_config.nodes().next().is_none() {
-            return Err("this node is not a member of a cluster yet: run `ordo cluster init`".to_owned());
+            return Err(
+                "this node is not a member of a cluster yet: run `ordo cluster init`".to_owned(),
+            );
         }
         match metrics.current_leader {
             Some(_) => Ok(()),

@@ -143,7 +143,9 @@ impl Config {
     /// Every wrong value, with where it came from and what is allowed.
     pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigErrors> {
         // Variables that are no text can't be ours.
-        let env = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let env = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
         Self::load_with(file, env, overrides)
     }
 
@@ -208,18 +210,42 @@ impl Config {
 
     fn read_limits(reader: &mut Reader) -> Option<Limits> {
         let default = Limits::default();
-        let connections = reader.number("limits.connections", Some(default.connections.into()), 1, 1_000_000);
+        let connections = reader.number(
+            "limits.connections",
+            Some(default.connections.into()),
+            1,
+            1_000_000,
+        );
         let streams = reader.number(
             "limits.streams_per_connection",
             Some(default.streams_per_connection.into()),
             1,
             100_000,
         );
-        let memory_bytes = reader.number("limits.memory_bytes", Some(default.memory_bytes), 64 * MIB, u64::MAX);
-        let disk_free_bytes = reader.number("limits.disk_free_bytes", Some(default.disk_free_bytes), MIB, u64::MAX);
-        let proposal_bytes =
-            reader.number("limits.proposal_bytes", Some(default.proposal_bytes), 17 * MIB, 4_096 * MIB);
-        let cache_bytes = reader.number("limits.cache_bytes", Some(default.cache_bytes), MIB, u64::MAX);
+        let memory_bytes = reader.number(
+            "limits.memory_bytes",
+            Some(default.memory_bytes),
+            64 * MIB,
+            u64::MAX,
+        );
+        let disk_free_bytes = reader.number(
+            "limits.disk_free_bytes",
+            Some(default.disk_free_bytes),
+            MIB,
+            u64::MAX,
+        );
+        let proposal_bytes = reader.number(
+            "limits.proposal_bytes",
+            Some(default.proposal_bytes),
+            17 * MIB,
+            4_096 * MIB,
+        );
+        let cache_bytes = reader.number(
+            "limits.cache_bytes",
+            Some(default.cache_bytes),
+            MIB,
+            u64::MAX,
+        );
         Some(Limits {
             connections: u32::try_from(connections?).expect("at most 1,000,000"),
             streams_per_connection: u32::try_from(streams?).expect("at most 100,000"),
@@ -232,12 +258,32 @@ impl Config {
 
     fn read_raft(reader: &mut Reader) -> Option<RaftTiming> {
         let default = RaftTiming::default();
-        let heartbeat_ms = reader.number("raft.heartbeat_ms", Some(default.heartbeat_ms), 10, 10_000);
-        let election_ms_min = reader.number("raft.election_ms_min", Some(default.election_ms_min), 20, 60_000);
-        let election_ms_max = reader.number("raft.election_ms_max", Some(default.election_ms_max), 30, 120_000);
-        let snapshot_entries =
-            reader.number("raft.snapshot_entries", Some(default.snapshot_entries), 100, 100_000_000);
-        let keep_entries = reader.number("raft.keep_entries", Some(default.keep_entries), 0, 100_000_000);
+        let heartbeat_ms =
+            reader.number("raft.heartbeat_ms", Some(default.heartbeat_ms), 10, 10_000);
+        let election_ms_min = reader.number(
+            "raft.election_ms_min",
+            Some(default.election_ms_min),
+            20,
+            60_000,
+        );
+        let election_ms_max = reader.number(
+            "raft.election_ms_max",
+            Some(default.election_ms_max),
+            30,
+            120_000,
+        );
+        let snapshot_entries = reader.number(
+            "raft.snapshot_entries",
+            Some(default.snapshot_entries),
+            100,
+            100_000_000,
+        );
+        let keep_entries = reader.number(
+            "raft.keep_entries",
+            Some(default.keep_entries),
+            0,
+            100_000_000,
+        );
         Some(RaftTiming {
             heartbeat_ms: heartbeat_ms?,
             election_ms_min: election_ms_min?,
@@ -254,9 +300,18 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigErrors> {
         let mut problems = Vec::new();
         let mut wrong = |key: &str, value: String, allowed: String| {
-            problems.push(Problem { key: key.to_owned(), value, allowed, place: None });
+            problems.push(Problem {
+                key: key.to_owned(),
+                value,
+                allowed,
+                place: None,
+            });
         };
-        for (key, address) in [("public", self.public), ("peer", self.peer), ("http", self.http)] {
+        for (key, address) in [
+            ("public", self.public),
+            ("peer", self.peer),
+            ("http", self.http),
+        ] {
             if !address.ip().is_loopback() && !self.allow_plaintext {
                 let allowed = "a loopback address, or allow_plaintext = true inside a network that is trusted: \
                                nothing here is encrypted";
@@ -266,16 +321,28 @@ impl Config {
         let listeners = [self.public, self.peer, self.http];
         for (i, address) in listeners.iter().enumerate() {
             if address.port() != 0 && listeners[..i].contains(address) {
-                wrong(["public", "peer", "http"][i], address.to_string(), "an address of its own".to_owned());
+                wrong(
+                    ["public", "peer", "http"][i],
+                    address.to_string(),
+                    "an address of its own".to_owned(),
+                );
             }
         }
         let mut seen = (BTreeSet::new(), BTreeSet::new());
         for (i, peer) in self.peers.iter().enumerate() {
             if !seen.0.insert(peer.node_id) {
-                wrong(&format!("peers[{i}].node_id"), format!("{} twice", peer.node_id), "distinct numbers".to_owned());
+                wrong(
+                    &format!("peers[{i}].node_id"),
+                    format!("{} twice", peer.node_id),
+                    "distinct numbers".to_owned(),
+                );
             }
             if !seen.1.insert(peer.peer.as_str()) {
-                wrong(&format!("peers[{i}].peer"), format!("{:?} twice", peer.peer), "distinct addresses".to_owned());
+                wrong(
+                    &format!("peers[{i}].peer"),
+                    format!("{:?} twice", peer.peer),
+                    "distinct addresses".to_owned(),
+                );
             }
         }
         if !self.peers.is_empty() && !seen.0.contains(&self.node_id) {
@@ -285,13 +352,25 @@ impl Config {
         let raft = &self.raft;
         if raft.election_ms_min < 3 * raft.heartbeat_ms {
             let allowed = format!("at least 3 times raft.heartbeat_ms ({})", raft.heartbeat_ms);
-            wrong("raft.election_ms_min", raft.election_ms_min.to_string(), allowed);
+            wrong(
+                "raft.election_ms_min",
+                raft.election_ms_min.to_string(),
+                allowed,
+            );
         }
         if raft.election_ms_max <= raft.election_ms_min {
             let allowed = format!("more than raft.election_ms_min ({})", raft.election_ms_min);
-            wrong("raft.election_ms_max", raft.election_ms_max.to_string(), allowed);
+            wrong(
+                "raft.election_ms_max",
+                raft.election_ms_max.to_string(),
+                allowed,
+            );
         }
-        if problems.is_empty() { Ok(()) } else { Err(ConfigErrors(problems)) }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigErrors(problems))
+        }
     }
 
     /// Where clients reach this node: its entry among the peers, else where it listens.

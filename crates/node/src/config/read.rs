@@ -90,27 +90,52 @@ impl Reader {
                     place: Some(path.display().to_string()),
                 }])
             };
-            let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-            let values: Dict = Toml::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
-            let mut values = Named { place: path.display().to_string(), values };
-            values.values.retain(|_, value| !matches!(value, Value::Empty(..)));
+            let text =
+                std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+            let values: Dict =
+                Toml::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+            let mut values = Named {
+                place: path.display().to_string(),
+                values,
+            };
+            values
+                .values
+                .retain(|_, value| !matches!(value, Value::Empty(..)));
             figment = figment.merge(values);
         }
         let flags = Value::serialize(overrides).expect("plain values serialize");
         let flags = flags.into_dict().expect("a struct is a dictionary");
         let figment = figment
-            .merge(Given { name: ENVIRONMENT, values: environment(env) })
-            .merge(Given { name: FLAGS, values: flags });
-        Ok(Self { figment, problems: Vec::new(), known: BTreeSet::new() })
+            .merge(Given {
+                name: ENVIRONMENT,
+                values: environment(env),
+            })
+            .merge(Given {
+                name: FLAGS,
+                values: flags,
+            });
+        Ok(Self {
+            figment,
+            problems: Vec::new(),
+            known: BTreeSet::new(),
+        })
     }
 
     /// A number from `min` to `max`; without a default it must be there.
-    pub(super) fn number(&mut self, key: &str, default: Option<u64>, min: u64, max: u64) -> Option<u64> {
+    pub(super) fn number(
+        &mut self,
+        key: &str,
+        default: Option<u64>,
+        min: u64,
+        max: u64,
+    ) -> Option<u64> {
         let allowed = match max {
             u64::MAX => format!("a number of at least {min}"),
             _ => format!("a number from {min} to {max}"),
         };
-        self.take(key, default, &allowed, |number| (min..=max).contains(number))
+        self.take(key, default, &allowed, |number| {
+            (min..=max).contains(number)
+        })
     }
 
     pub(super) fn text(
@@ -136,7 +161,9 @@ impl Reader {
     pub(super) fn peers(&mut self, key: &str) -> Option<Vec<PeerConfig>> {
         let allowed = "tables of node_id (from 1), peer and public (host:port)";
         self.known.insert(key.to_owned());
-        let Some(found) = self.found(key) else { return Some(Vec::new()) };
+        let Some(found) = self.found(key) else {
+            return Some(Vec::new());
+        };
         let Some(list) = found.as_array() else {
             self.wrong(key, render(&found), allowed);
             return None;
@@ -144,9 +171,18 @@ impl Reader {
         let mut peers = Vec::new();
         for (i, value) in list.iter().enumerate() {
             match value.deserialize::<PeerConfig>() {
-                Ok(peer) if peer.node_id > 0 && is_address(&peer.peer) && is_address(&peer.public) => peers.push(peer),
+                Ok(peer)
+                    if peer.node_id > 0 && is_address(&peer.peer) && is_address(&peer.public) =>
+                {
+                    peers.push(peer)
+                }
                 Ok(_) => self.wrong_in(key, i, render(value), allowed),
-                Err(error) => self.wrong_in(key, i, format!("{}: {}", render(value), error.kind), allowed),
+                Err(error) => self.wrong_in(
+                    key,
+                    i,
+                    format!("{}: {}", render(value), error.kind),
+                    allowed,
+                ),
             }
         }
         (peers.len() == list.len()).then_some(peers)
@@ -185,18 +221,36 @@ impl Reader {
     }
 
     fn wrong(&mut self, key: &str, value: String, allowed: &str) {
-        let place = self.figment.find_metadata(key).map(|metadata| place(metadata, key));
-        self.problems.push(Problem { key: key.to_owned(), value, allowed: allowed.to_owned(), place });
+        let place = self
+            .figment
+            .find_metadata(key)
+            .map(|metadata| place(metadata, key));
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            value,
+            allowed: allowed.to_owned(),
+            place,
+        });
     }
 
     fn wrong_in(&mut self, key: &str, i: usize, value: String, allowed: &str) {
-        let place = self.figment.find_metadata(key).map(|metadata| place(metadata, key));
-        self.problems.push(Problem { key: format!("{key}[{i}]"), value, allowed: allowed.to_owned(), place });
+        let place = self
+            .figment
+            .find_metadata(key)
+            .map(|metadata| place(metadata, key));
+        self.problems.push(Problem {
+            key: format!("{key}[{i}]"),
+            value,
+            allowed: allowed.to_owned(),
+            place,
+        });
     }
 
     /// Everything that was wrong, unknown keys included.
     pub(super) fn finish(mut self) -> Vec<Problem> {
-        let Ok(root) = self.figment.find_value("") else { return self.problems };
+        let Ok(root) = self.figment.find_value("") else {
+            return self.problems;
+        };
         let mut unknown = Vec::new();
         for (key, value) in root.as_dict().into_iter().flatten() {
             let section = format!("{key}.");
@@ -233,18 +287,30 @@ impl Provider for Named {
     }
 }
 
-const TOP: [&str; 7] = ["node_id", "data_dir", "public", "peer", "http", "allow_plaintext", "peers"];
+const TOP: [&str; 7] = [
+    "node_id",
+    "data_dir",
+    "public",
+    "peer",
+    "http",
+    "allow_plaintext",
+    "peers",
+];
 
 fn environment(env: impl Iterator<Item = (String, String)>) -> Dict {
     let mut values = Dict::new();
     for (name, text) in env {
-        let Some(key) = name.strip_prefix("ORDO_").map(str::to_lowercase) else { continue };
+        let Some(key) = name.strip_prefix("ORDO_").map(str::to_lowercase) else {
+            continue;
+        };
         // Infallible: what is nothing else is a text.
         let Ok(value) = text.parse::<Value>();
         match key.split_once("__") {
             // Refused later, with its name, when the section or key is unknown.
             Some((section, inner)) => {
-                let dict = values.entry(section.to_owned()).or_insert_with(|| Value::from(Dict::new()));
+                let dict = values
+                    .entry(section.to_owned())
+                    .or_insert_with(|| Value::from(Dict::new()));
                 if let Value::Dict(_, dict) = dict {
                     dict.insert(inner.to_owned(), value);
                 }
@@ -252,7 +318,11 @@ fn environment(env: impl Iterator<Item = (String, String)>) -> Dict {
             // Other programs, and our own scripts, have ORDO_ variables too.
             None if TOP.contains(&key.as_str()) => {
                 // A folder may be called "1": numbers and such are meant as text here.
-                let value = if key == "data_dir" { Value::from(text.as_str()) } else { value };
+                let value = if key == "data_dir" {
+                    Value::from(text.as_str())
+                } else {
+                    value
+                };
                 values.insert(key, value);
             }
             None => {}
@@ -263,14 +333,19 @@ fn environment(env: impl Iterator<Item = (String, String)>) -> Dict {
 
 fn place(metadata: &Metadata, key: &str) -> String {
     match metadata.name.as_ref() {
-        ENVIRONMENT => format!("environment variable ORDO_{}", key.replace('.', "__").to_uppercase()),
+        ENVIRONMENT => format!(
+            "environment variable ORDO_{}",
+            key.replace('.', "__").to_uppercase()
+        ),
         FLAGS => format!("flag --{}", key.replace('_', "-")),
         file => file.to_owned(),
     }
 }
 
 fn is_address(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
 }
 
 fn render(value: &Value) -> String {
@@ -286,10 +361,15 @@ fn render(value: &Value) -> String {
         },
         Value::Empty(..) => "empty".to_owned(),
         Value::Dict(_, values) => {
-            let inner = values.iter().map(|(key, value)| format!("{key} = {}", render(value)));
+            let inner = values
+                .iter()
+                .map(|(key, value)| format!("{key} = {}", render(value)));
             format!("{{ {} }}", inner.collect::<Vec<_>>().join(", "))
         }
-        Value::Array(_, values) => format!("[{}]", values.iter().map(render).collect::<Vec<_>>().join(", ")),
+        Value::Array(_, values) => format!(
+            "[{}]",
+            values.iter().map(render).collect::<Vec<_>>().join(", ")
+        ),
     }
 }
 
@@ -305,7 +385,12 @@ mod tests {
         assert_eq!(Config::read(&mut reader), None, "node_id is missing");
         let mut top = TOP.map(str::to_owned).to_vec();
         top.sort();
-        let found = reader.known.iter().filter(|key| !key.contains('.')).cloned().collect::<Vec<_>>();
+        let found = reader
+            .known
+            .iter()
+            .filter(|key| !key.contains('.'))
+            .cloned()
+            .collect::<Vec<_>>();
         assert_eq!(found, top);
     }
 }

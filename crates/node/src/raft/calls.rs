@@ -44,12 +44,23 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub(crate) fn new(dial: Arc<dyn Dial>, identity: Arc<Identity>) -> Self {
-        Self { dial, identity, channels: Arc::default() }
+        Self {
+            dial,
+            identity,
+            channels: Arc::default(),
+        }
     }
 
     /// A client for the node at `address`. Connects when it is used, again whenever the connection was lost.
-    pub(crate) fn client(&self, address: &str, purpose: Purpose) -> Result<PeerServiceClient<Channel>, Status> {
-        let mut channels = self.channels.lock().expect("no code panics while it holds this lock");
+    pub(crate) fn client(
+        &self,
+        address: &str,
+        purpose: Purpose,
+    ) -> Result<PeerServiceClient<Channel>, Status> {
+        let mut channels = self
+            .channels
+            .lock()
+            .expect("no code panics while it holds this lock");
         let key = (address.to_owned(), purpose);
         let channel = match channels.get(&key) {
             Some(channel) => channel.clone(),
@@ -70,7 +81,9 @@ impl Peers {
 
     fn channel(&self, address: &str) -> Result<Channel, Status> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| Status::invalid_argument(format!("{address:?} is not an address: {error}")))?
+            .map_err(|error| {
+                Status::invalid_argument(format!("{address:?} is not an address: {error}"))
+            })?
             .connect_timeout(CONNECT_TIMEOUT)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
@@ -78,10 +91,12 @@ impl Peers {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         let (dial, address) = (Arc::clone(&self.dial), address.to_owned());
-        Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-            let dialled = dial.dial(&address);
-            async move { dialled.await.map(TokioIo::new) }
-        })))
+        Ok(
+            endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+                let dialled = dial.dial(&address);
+                async move { dialled.await.map(TokioIo::new) }
+            })),
+        )
     }
 
     /// Who is at `address`.
@@ -95,7 +110,10 @@ impl Peers {
             false => Some(convert::uuid(&response.cluster_id)?),
         };
         Ok(Identified {
-            name: NodeName { node_id: response.node_id, storage_id: convert::uuid(&response.storage_id)? },
+            name: NodeName {
+                node_id: response.node_id,
+                storage_id: convert::uuid(&response.storage_id)?,
+            },
             cluster_id,
             initialized: response.initialized,
             public: response.public_address,
@@ -103,7 +121,12 @@ impl Peers {
     }
 
     /// Gives the node at `address` its cluster.
-    pub(crate) async fn adopt(&self, address: &str, name: NodeName, cluster_id: Uuid) -> Result<(), Status> {
+    pub(crate) async fn adopt(
+        &self,
+        address: &str,
+        name: NodeName,
+        cluster_id: Uuid,
+    ) -> Result<(), Status> {
         let mut client = Self::over(self.channel(address)?);
         let call = client.adopt(Request::new(proto::AdoptRequest {
             cluster_id: convert::bytes_of(cluster_id),
@@ -130,6 +153,9 @@ pub(crate) async fn within<T>(
 ) -> Result<T, Status> {
     match tokio::time::timeout(limit, call).await {
         Ok(result) => result,
-        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} ms", limit.as_millis()))),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "no answer within {} ms",
+            limit.as_millis()
+        ))),
     }
 }

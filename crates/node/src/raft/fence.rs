@@ -43,9 +43,17 @@ pub(crate) struct Lost {
 
 impl Fences {
     pub(crate) fn of(&self, node_id: u64, storage_id: Uuid) -> Arc<Fence> {
-        let mut fences = self.0.lock().expect("no code panics while it holds this lock");
+        let mut fences = self
+            .0
+            .lock()
+            .expect("no code panics while it holds this lock");
         let fence = fences.entry((node_id, storage_id));
-        Arc::clone(fence.or_insert_with(|| Arc::new(Fence { node_id, state: Mutex::default() })))
+        Arc::clone(fence.or_insert_with(|| {
+            Arc::new(Fence {
+                node_id,
+                state: Mutex::default(),
+            })
+        }))
     }
 }
 
@@ -79,14 +87,21 @@ impl Fence {
         if term != state.term || index > state.acknowledged {
             return Ok(());
         }
-        let lost = Lost { node_id: self.node_id, term, acknowledged: state.acknowledged, found: index };
+        let lost = Lost {
+            node_id: self.node_id,
+            term,
+            acknowledged: state.acknowledged,
+            found: index,
+        };
         state.closed = Some(lost);
         tracing::error!(node_id = self.node_id, log_index = index, "{lost}");
         Err(lost)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds this lock")
+        self.state
+            .lock()
+            .expect("no code panics while it holds this lock")
     }
 }
 
@@ -101,12 +116,19 @@ mod tests {
         let fence = fences.of(2, Uuid::from_u128(1));
         fence.acknowledged(3, 10);
         fence.acknowledged(3, 8);
-        assert_eq!(fence.conflict(3, 11), Ok(()), "one past what is acknowledged may differ");
+        assert_eq!(
+            fence.conflict(3, 11),
+            Ok(()),
+            "one past what is acknowledged may differ"
+        );
         let lost = fence.conflict(3, 10);
         assert!(lost.is_err());
         assert!(fences.of(2, Uuid::from_u128(1)).check().is_err());
         assert_eq!(fence.conflict(4, 20), lost);
-        assert!(fences.of(2, Uuid::from_u128(5)).check().is_ok(), "another storage is another node");
+        assert!(
+            fences.of(2, Uuid::from_u128(5)).check().is_ok(),
+            "another storage is another node"
+        );
         assert!(fences.of(1, Uuid::from_u128(1)).check().is_ok());
     }
 

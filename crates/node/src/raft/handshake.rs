@@ -40,12 +40,19 @@ impl FromStr for NodeName {
 
 impl NodeName {
     pub(crate) fn of(identity: &Identity) -> Self {
-        Self { node_id: identity.node_id(), storage_id: identity.storage_id() }
+        Self {
+            node_id: identity.node_id(),
+            storage_id: identity.storage_id(),
+        }
     }
 }
 
 /// `message` with the metadata that says who calls whom; an error before this node is of a cluster.
-pub(crate) fn addressed<T>(message: T, identity: &Identity, to: NodeName) -> Result<Request<T>, Status> {
+pub(crate) fn addressed<T>(
+    message: T,
+    identity: &Identity,
+    to: NodeName,
+) -> Result<Request<T>, Status> {
     let no_cluster = || Status::failed_precondition("this node is not a member of a cluster yet");
     let cluster = identity.cluster_id().ok_or_else(no_cluster)?;
     let mut request = Request::new(message);
@@ -55,7 +62,8 @@ pub(crate) fn addressed<T>(message: T, identity: &Identity, to: NodeName) -> Res
         (FROM, NodeName::of(identity).to_string()),
         (TO, to.to_string()),
     ] {
-        let value: MetadataValue<Ascii> = text.parse().expect("numbers, UUIDs and a slash are ASCII");
+        let value: MetadataValue<Ascii> =
+            text.parse().expect("numbers, UUIDs and a slash are ASCII");
         metadata.insert(key, value);
     }
     Ok(request)
@@ -68,15 +76,21 @@ pub(crate) fn check(metadata: &MetadataMap, identity: &Identity) -> Result<NodeN
         value.ok_or_else(|| Status::unauthenticated(format!("the call lacks the metadata {key}")))
     };
     let name = |key: &'static str| {
-        let malformed = || Status::unauthenticated(format!("the metadata {key} is not node/storage id"));
+        let malformed =
+            || Status::unauthenticated(format!("the metadata {key} is not node/storage id"));
         text(key)?.parse::<NodeName>().map_err(|()| malformed())
     };
     let (from, to, own) = (name(FROM)?, name(TO)?, NodeName::of(identity));
     let Some(cluster) = identity.cluster_id() else {
-        return Err(refused(format!("node {own} is not a member of a cluster yet")));
+        return Err(refused(format!(
+            "node {own} is not a member of a cluster yet"
+        )));
     };
     if text(CLUSTER)? != cluster.to_string() {
-        return Err(refused(format!("node {own} belongs to cluster {cluster}, not to {}", text(CLUSTER)?)));
+        return Err(refused(format!(
+            "node {own} belongs to cluster {cluster}, not to {}",
+            text(CLUSTER)?
+        )));
     }
     if to != own {
         return Err(refused(format!(
@@ -102,9 +116,15 @@ fn refused(text: String) -> Status {
 }
 
 /// The membership in effect at `raft`.
-pub(crate) fn membership<SM: RaftStateMachine<TypeConfig>>(raft: &super::RaftOf<SM>) -> StoredMembership {
+pub(crate) fn membership<SM: RaftStateMachine<TypeConfig>>(
+    raft: &super::RaftOf<SM>,
+) -> StoredMembership {
     use openraft::async_runtime::WatchReceiver;
-    raft.metrics().borrow_watched().membership_config.as_ref().clone()
+    raft.metrics()
+        .borrow_watched()
+        .membership_config
+        .as_ref()
+        .clone()
 }
 
 #[cfg(test)]
@@ -118,7 +138,11 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use uuid::Uuid;
 
-    fn node(node_id: u64, storage_id: u128, cluster_id: Option<u128>) -> (tempfile::TempDir, Identity) {
+    fn node(
+        node_id: u64,
+        storage_id: u128,
+        cluster_id: Option<u128>,
+    ) -> (tempfile::TempDir, Identity) {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::local(node_id, folder.path().to_owned());
         let identity = Identity::open(&config, || Uuid::from_u128(storage_id)).unwrap();
@@ -137,26 +161,45 @@ mod tests {
 
         let (_c, wiped) = node(2, 23, None);
         let error = check(request.metadata(), &wiped).unwrap_err();
-        assert!(error.message().contains("not a member of a cluster yet"), "{error}");
+        assert!(
+            error.message().contains("not a member of a cluster yet"),
+            "{error}"
+        );
         wiped.adopt(Uuid::from_u128(9)).unwrap();
         let error = check(request.metadata(), &wiped).unwrap_err();
         assert!(error.message().contains("it was set up anew"), "{error}");
         let (_d, stranger) = node(2, 22, Some(8));
         let error = check(request.metadata(), &stranger).unwrap_err();
         assert!(error.message().contains("belongs to cluster"), "{error}");
-        assert_eq!(check(tonic::Request::new(()).metadata(), &two).unwrap_err().code(), tonic::Code::Unauthenticated);
+        assert_eq!(
+            check(tonic::Request::new(()).metadata(), &two)
+                .unwrap_err()
+                .code(),
+            tonic::Code::Unauthenticated
+        );
         let (_e, pristine) = node(3, 33, None);
         assert!(addressed((), &pristine, NodeName::of(&two)).is_err());
     }
 
     #[test]
     fn a_candidate_with_another_storage_gets_no_vote() {
-        let member = Member { peer: String::new(), public: String::new(), storage_id: Uuid::from_u128(11) };
-        let membership = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, member)])).unwrap();
+        let member = Member {
+            peer: String::new(),
+            public: String::new(),
+            storage_id: Uuid::from_u128(11),
+        };
+        let membership =
+            Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, member)])).unwrap();
         let membership = StoredMembership::new(None, membership);
-        let name = |node_id, storage_id| NodeName { node_id, storage_id: Uuid::from_u128(storage_id) };
+        let name = |node_id, storage_id| NodeName {
+            node_id,
+            storage_id: Uuid::from_u128(storage_id),
+        };
         assert!(check_candidate(name(1, 11), &membership).is_ok());
         assert!(check_candidate(name(1, 12), &membership).is_err());
-        assert!(check_candidate(name(2, 12), &membership).is_ok(), "one it has not heard of may be a member by now");
+        assert!(
+            check_candidate(name(2, 12), &membership).is_ok(),
+            "one it has not heard of may be a member by now"
+        );
     }
 }

@@ -9,8 +9,8 @@ mod peer_service;
 mod snapshot;
 
 pub(crate) use calls::{KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, Peers, WINDOW_BYTES};
-pub(crate) use handshake::NodeName;
 pub(crate) use convert::bytes_of;
+pub(crate) use handshake::NodeName;
 pub(crate) use network::PeerNetwork;
 pub(crate) use peer_service::PeerService;
 
@@ -27,7 +27,10 @@ pub(crate) type RaftOf<SM> = openraft::Raft<TypeConfig, SM>;
 pub type Raft = RaftOf<ordo_storage::Machine<crate::leader::Loops>>;
 
 /// A state machine whose snapshots are folders.
-pub(crate) trait Machine: RaftStateMachine<TypeConfig, SnapshotData = ordo_storage::SnapshotFolder> {}
+pub(crate) trait Machine:
+    RaftStateMachine<TypeConfig, SnapshotData = ordo_storage::SnapshotFolder>
+{
+}
 
 impl<SM: RaftStateMachine<TypeConfig, SnapshotData = ordo_storage::SnapshotFolder>> Machine for SM {}
 
@@ -74,7 +77,10 @@ mod tests {
     fn the_defaults_are_fit_for_openraft_and_replace_a_dead_leader_in_two_seconds() {
         let timing = RaftTiming::default();
         let config = settings(&timing);
-        assert_eq!((config.enable_pre_vote, config.enable_leader_restore), (Some(true), Some(false)));
+        assert_eq!(
+            (config.enable_pre_vote, config.enable_leader_restore),
+            (Some(true), Some(false))
+        );
         assert!(timing.takeover_max().as_millis() < 2_000);
     }
 }

@@ -7,11 +7,13 @@ use super::handshake::{NodeName, addressed};
 use super::snapshot;
 use futures_util::stream::{self, Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use ordo_storage::{LogId, Member, Snapshot, SnapshotFolder, TypeConfig, Vote};
@@ -38,7 +40,10 @@ pub(crate) struct PeerNetwork {
 
 impl PeerNetwork {
     pub(crate) fn new(peers: Peers) -> Self {
-        Self { peers, fences: Fences::default() }
+        Self {
+            peers,
+            fences: Fences::default(),
+        }
     }
 
     fn link(&self, target: u64, member: &Member, purpose: Purpose) -> PeerLink {
@@ -46,7 +51,10 @@ impl PeerNetwork {
             peers: self.peers.clone(),
             purpose,
             address: member.peer.clone(),
-            to: NodeName { node_id: target, storage_id: member.storage_id },
+            to: NodeName {
+                node_id: target,
+                storage_id: member.storage_id,
+            },
             fence: self.fences.of(target, member.storage_id),
         }
     }
@@ -79,7 +87,9 @@ pub(crate) struct PeerLink {
 
 impl PeerLink {
     fn client(&self) -> Result<PeerServiceClient<Channel>, RPCError<TypeConfig>> {
-        self.peers.client(&self.address, self.purpose).map_err(|status| self.failed(&status))
+        self.peers
+            .client(&self.address, self.purpose)
+            .map_err(|status| self.failed(&status))
     }
 
     fn request<T>(&self, message: T) -> Result<tonic::Request<T>, RPCError<TypeConfig>> {
@@ -88,18 +98,31 @@ impl PeerLink {
 
     /// A node that is not there, or is another one than was meant, is not asked again at once.
     fn failed(&self, status: &Status) -> RPCError<TypeConfig> {
-        let text = format!("node {} at {}: {}", self.to.node_id, self.address, status.message());
+        let text = format!(
+            "node {} at {}: {}",
+            self.to.node_id,
+            self.address,
+            status.message()
+        );
         match status.code() {
-            Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => RPCError::Network(NetworkError::from_string(text)),
+            Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => {
+                RPCError::Network(NetworkError::from_string(text))
+            }
             _ => RPCError::Unreachable(Unreachable::from_string(text)),
         }
     }
 
-    async fn append_stream<S>(&self, input: S, option: RPCOption) -> Result<BoxStream<'static, AppendResult>, RPCError<TypeConfig>>
+    async fn append_stream<S>(
+        &self,
+        input: S,
+        option: RPCOption,
+    ) -> Result<BoxStream<'static, AppendResult>, RPCError<TypeConfig>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        self.fence.check().map_err(|lost| RPCError::Unreachable(Unreachable::new(&lost)))?;
+        self.fence
+            .check()
+            .map_err(|lost| RPCError::Unreachable(Unreachable::new(&lost)))?;
         let (sent, term) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let requests = {
             let (sent, term) = (Arc::clone(&sent), Arc::clone(&term));
@@ -112,7 +135,10 @@ impl PeerLink {
         };
         let mut client = self.client()?;
         let call = client.append(self.request(requests)?);
-        let answers = within(option.soft_ttl(), call).await.map_err(|status| self.failed(&status))?.into_inner();
+        let answers = within(option.soft_ttl(), call)
+            .await
+            .map_err(|status| self.failed(&status))?
+            .into_inner();
         let session = Session {
             answers,
             sent,
@@ -123,13 +149,16 @@ impl PeerLink {
             from: self.peers.identity.node_id(),
             address: self.address.clone(),
         };
-        Ok(Box::pin(stream::unfold(Some(session), |session| async move {
-            let mut session = session?;
-            let answer = session.next().await?;
-            // openraft reads nothing after these.
-            let ends = matches!(&answer, Err(_) | Ok(Err(_)));
-            Some((answer, (!ends).then_some(session)))
-        })))
+        Ok(Box::pin(stream::unfold(
+            Some(session),
+            |session| async move {
+                let mut session = session?;
+                let answer = session.next().await?;
+                // openraft reads nothing after these.
+                let ends = matches!(&answer, Err(_) | Ok(Err(_)));
+                Some((answer, (!ends).then_some(session)))
+            },
+        )))
     }
 }
 
@@ -167,7 +196,12 @@ impl Session {
             Ok(Some(answer)) => answer,
             Ok(None) => return None,
             Err(status) => {
-                let text = format!("node {} at {}: {}", self.to.node_id, self.address, status.message());
+                let text = format!(
+                    "node {} at {}: {}",
+                    self.to.node_id,
+                    self.address,
+                    status.message()
+                );
                 return Some(Err(match status.code() {
                     Code::FailedPrecondition | Code::Unauthenticated | Code::InvalidArgument => {
                         RPCError::Unreachable(Unreachable::from_string(text))
@@ -189,7 +223,9 @@ impl Session {
         match &result {
             Ok(Some(LogId { index, .. })) => self.fence.acknowledged(term, *index),
             Err(StreamAppendError::Conflict(at)) => {
-                self.fence.conflict(term, at.index).map_err(|lost| RPCError::Unreachable(Unreachable::new(&lost)))?;
+                self.fence
+                    .conflict(term, at.index)
+                    .map_err(|lost| RPCError::Unreachable(Unreachable::new(&lost)))?;
             }
             Ok(None) | Err(StreamAppendError::HigherVote(_)) => {}
         }
@@ -206,7 +242,9 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let limit = option.soft_ttl();
-        let mut answers = self.append_stream(Box::pin(stream::once(async { rpc })), option).await?;
+        let mut answers = self
+            .append_stream(Box::pin(stream::once(async { rpc })), option)
+            .await?;
         match tokio::time::timeout(limit, answers.next()).await {
             Ok(Some(answer)) => answer.map(AppendEntriesResponse::from),
             Ok(None) => Err(self.failed(&Status::cancelled("it ended the call without an answer"))),
@@ -233,8 +271,13 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let (mut client, request) = (self.client()?, self.request(convert::vote_request_to_proto(&rpc))?);
-        let answer = within(option.soft_ttl(), client.vote(request)).await.map_err(|status| self.failed(&status))?;
+        let (mut client, request) = (
+            self.client()?,
+            self.request(convert::vote_request_to_proto(&rpc))?,
+        );
+        let answer = within(option.soft_ttl(), client.vote(request))
+            .await
+            .map_err(|status| self.failed(&status))?;
         convert::vote_response(answer.into_inner()).map_err(|error| self.failed(&error.into()))
     }
 
@@ -248,9 +291,19 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
             last_log_id: rpc.last_log_id.as_ref().map(convert::log_id_to_proto),
         };
         let (mut client, request) = (self.client()?, self.request(request)?);
-        let answer = within(option.soft_ttl(), client.pre_vote(request)).await.map_err(|status| self.failed(&status))?;
-        let proto::PreVoteResponse { vote, granted, last_log_id } = answer.into_inner();
-        let answer = proto::VoteResponse { vote, granted, last_log_id };
+        let answer = within(option.soft_ttl(), client.pre_vote(request))
+            .await
+            .map_err(|status| self.failed(&status))?;
+        let proto::PreVoteResponse {
+            vote,
+            granted,
+            last_log_id,
+        } = answer.into_inner();
+        let answer = proto::VoteResponse {
+            vote,
+            granted,
+            last_log_id,
+        };
         convert::vote_response(answer).map_err(|error| self.failed(&error.into()))
     }
 
@@ -259,9 +312,14 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
         req: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let (mut client, request) = (self.client()?, self.request(convert::transfer_to_proto(&req))?);
+        let (mut client, request) = (
+            self.client()?,
+            self.request(convert::transfer_to_proto(&req))?,
+        );
         let call = client.transfer_leader(request);
-        let answer = within(option.soft_ttl(), call).await.map_err(|status| self.failed(&status))?;
+        let answer = within(option.soft_ttl(), call)
+            .await
+            .map_err(|status| self.failed(&status))?;
         convert::transferred(answer.into_inner()).map_err(|error| self.failed(&error.into()))
     }
 
@@ -272,7 +330,9 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        self.fence.check().map_err(|lost| StreamingError::Unreachable(Unreachable::new(&lost)))?;
+        self.fence
+            .check()
+            .map_err(|lost| StreamingError::Unreachable(Unreachable::new(&lost)))?;
         let head = convert::snapshot_head(&vote, &snapshot.meta);
         let (parts, progress) = snapshot::send(snapshot.snapshot, head);
         let (mut client, request) = (self.client()?, self.request(parts)?);
@@ -287,7 +347,8 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
         if let Some(last) = &snapshot.meta.last_log_id {
             self.fence.acknowledged(vote.leader_id.term, last.index);
         }
-        let vote = convert::vote(answer.into_inner().vote).map_err(|error| self.failed(&error.into()))?;
+        let vote =
+            convert::vote(answer.into_inner().vote).map_err(|error| self.failed(&error.into()))?;
         Ok(SnapshotResponse::new(vote))
     }
 }

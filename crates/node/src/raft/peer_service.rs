@@ -37,20 +37,34 @@ impl<SM: Machine> PeerService<SM> {
         store: StateStore,
         public: String,
     ) -> PeerServiceServer<Self> {
-        PeerServiceServer::new(Self { raft, identity, store, public, installing: Arc::default() })
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        PeerServiceServer::new(Self {
+            raft,
+            identity,
+            store,
+            public,
+            installing: Arc::default(),
+        })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Checks a candidate's call. An append or a snapshot comes from a leader, whom a quorum checked so; there, only
     /// the cluster and the addressee are looked at, since a node that missed a membership change can't know better.
     fn candidate<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let from = check(request.metadata(), &self.identity)?;
-        check_candidate(from, &handshake::membership(&self.raft))
-            .inspect_err(|status| tracing::warn!(node_id = from.node_id, "a candidate was refused: {}", status.message()))
+        check_candidate(from, &handshake::membership(&self.raft)).inspect_err(|status| {
+            tracing::warn!(
+                node_id = from.node_id,
+                "a candidate was refused: {}",
+                status.message()
+            )
+        })
     }
 
-    async fn receive(&self, mut parts: Streaming<proto::InstallSnapshotRequest>) -> Result<proto::Vote, Status> {
+    async fn receive(
+        &self,
+        mut parts: Streaming<proto::InstallSnapshotRequest>,
+    ) -> Result<proto::Vote, Status> {
         let alone = Arc::clone(&self.installing).try_lock_owned();
         let alone = alone.map_err(|_| Status::aborted("another snapshot is being received"))?;
         let head = match next_part(&mut parts).await? {
@@ -66,17 +80,30 @@ impl<SM: Machine> PeerService<SM> {
         }
         let (snapshot, _alone) = receiving.finish().await?;
         if snapshot.meta != meta {
-            return Err(Status::invalid_argument("the snapshot covers something else than its head says"));
+            return Err(Status::invalid_argument(
+                "the snapshot covers something else than its head says",
+            ));
         }
-        tracing::info!(log_index = meta.last_log_id.map(|id| id.index), "received a snapshot");
-        let installed = self.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        tracing::info!(
+            log_index = meta.last_log_id.map(|id| id.index),
+            "received a snapshot"
+        );
+        let installed = self
+            .raft
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(stopped)?;
         Ok(convert::vote_to_proto(&installed.vote))
     }
 }
 
-async fn next_part(parts: &mut Streaming<proto::InstallSnapshotRequest>) -> Result<Option<Part>, Status> {
+async fn next_part(
+    parts: &mut Streaming<proto::InstallSnapshotRequest>,
+) -> Result<Option<Part>, Status> {
     let silent = || Status::deadline_exceeded("the sender of the snapshot went silent");
-    let message = tokio::time::timeout(SNAPSHOT_SILENCE, parts.message()).await.map_err(|_| silent())??;
+    let message = tokio::time::timeout(SNAPSHOT_SILENCE, parts.message())
+        .await
+        .map_err(|_| silent())??;
     Ok(message.and_then(|message| message.part))
 }
 
@@ -112,16 +139,26 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
                 }
             }
         });
-        let answers = self.raft.stream_append(requests).map(|answer| match answer {
-            Ok(result) => Ok(convert::appended_to_proto(&result)),
-            Err(fatal) => Err(stopped(fatal)),
-        });
+        let answers = self
+            .raft
+            .stream_append(requests)
+            .map(|answer| match answer {
+                Ok(result) => Ok(convert::appended_to_proto(&result)),
+                Err(fatal) => Err(stopped(fatal)),
+            });
         Ok(Response::new(Box::pin(answers)))
     }
 
-    async fn vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteResponse>, Status> {
+    async fn vote(
+        &self,
+        request: Request<proto::VoteRequest>,
+    ) -> Result<Response<proto::VoteResponse>, Status> {
         self.candidate(&request)?;
-        let answer = self.raft.vote(convert::vote_request(request.into_inner())?).await.map_err(stopped)?;
+        let answer = self
+            .raft
+            .vote(convert::vote_request(request.into_inner())?)
+            .await
+            .map_err(stopped)?;
         Ok(Response::new(convert::vote_response_to_proto(&answer)))
     }
 
@@ -131,10 +168,26 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
     ) -> Result<Response<proto::PreVoteResponse>, Status> {
         self.candidate(&request)?;
         let proto::PreVoteRequest { vote, last_log_id } = request.into_inner();
-        let request = proto::VoteRequest { vote, last_log_id, leadership_transfer: false };
-        let answer = self.raft.pre_vote(convert::vote_request(request)?).await.map_err(stopped)?;
-        let proto::VoteResponse { vote, granted, last_log_id } = convert::vote_response_to_proto(&answer);
-        Ok(Response::new(proto::PreVoteResponse { vote, granted, last_log_id }))
+        let request = proto::VoteRequest {
+            vote,
+            last_log_id,
+            leadership_transfer: false,
+        };
+        let answer = self
+            .raft
+            .pre_vote(convert::vote_request(request)?)
+            .await
+            .map_err(stopped)?;
+        let proto::VoteResponse {
+            vote,
+            granted,
+            last_log_id,
+        } = convert::vote_response_to_proto(&answer);
+        Ok(Response::new(proto::PreVoteResponse {
+            vote,
+            granted,
+            last_log_id,
+        }))
     }
 
     async fn transfer_leader(
@@ -143,7 +196,11 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
     ) -> Result<Response<proto::TransferLeaderResponse>, Status> {
         check(request.metadata(), &self.identity)?;
         let request = convert::transfer(request.into_inner())?;
-        let answer = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+        let answer = self
+            .raft
+            .handle_transfer_leader(request)
+            .await
+            .map_err(stopped)?;
         Ok(Response::new(convert::transferred_to_proto(&answer)))
     }
 
@@ -152,10 +209,19 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
         request: Request<Streaming<proto::InstallSnapshotRequest>>,
     ) -> Result<Response<proto::InstallSnapshotResponse>, Status> {
         let from = check(request.metadata(), &self.identity)?;
-        let vote = self.receive(request.into_inner()).await.inspect_err(|status| {
-            tracing::warn!(node_id = from.node_id, "a snapshot was not received: {}", status.message());
-        })?;
-        Ok(Response::new(proto::InstallSnapshotResponse { vote: Some(vote) }))
+        let vote = self
+            .receive(request.into_inner())
+            .await
+            .inspect_err(|status| {
+                tracing::warn!(
+                    node_id = from.node_id,
+                    "a snapshot was not received: {}",
+                    status.message()
+                );
+            })?;
+        Ok(Response::new(proto::InstallSnapshotResponse {
+            vote: Some(vote),
+        }))
     }
 
     async fn identify(
@@ -165,26 +231,40 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
         Ok(Response::new(proto::IdentifyResponse {
             node_id: self.identity.node_id(),
             storage_id: convert::bytes_of(self.identity.storage_id()),
-            cluster_id: self.identity.cluster_id().map(convert::bytes_of).unwrap_or_default(),
+            cluster_id: self
+                .identity
+                .cluster_id()
+                .map(convert::bytes_of)
+                .unwrap_or_default(),
             initialized: self.raft.is_initialized().await.map_err(stopped)?,
             public_address: self.public.clone(),
         }))
     }
 
-    async fn adopt(&self, request: Request<proto::AdoptRequest>) -> Result<Response<proto::AdoptResponse>, Status> {
+    async fn adopt(
+        &self,
+        request: Request<proto::AdoptRequest>,
+    ) -> Result<Response<proto::AdoptResponse>, Status> {
         let request = request.into_inner();
         let cluster_id: Uuid = convert::uuid(&request.cluster_id)?;
-        let meant = NodeName { node_id: request.node_id, storage_id: convert::uuid(&request.storage_id)? };
+        let meant = NodeName {
+            node_id: request.node_id,
+            storage_id: convert::uuid(&request.storage_id)?,
+        };
         let own = NodeName::of(&self.identity);
         if meant != own {
-            return Err(Status::failed_precondition(format!("this is node {own}, not node {meant}")));
+            return Err(Status::failed_precondition(format!(
+                "this is node {own}, not node {meant}"
+            )));
         }
         match self.identity.adopt(cluster_id) {
             Ok(()) => {
                 tracing::info!(%cluster_id, "this node belongs to a cluster");
                 Ok(Response::new(proto::AdoptResponse {}))
             }
-            Err(error @ IdentityError::OtherCluster { .. }) => Err(Status::failed_precondition(error.to_string())),
+            Err(error @ IdentityError::OtherCluster { .. }) => {
+                Err(Status::failed_precondition(error.to_string()))
+            }
             Err(error) => Err(Status::internal(error.to_string())),
         }
     }

@@ -2,7 +2,10 @@
 //!
 //! Files are read and written by threads of their own, so that a big snapshot doesn't hold up the log.
 
-use ordo_storage::{Snapshot, SnapshotChunk, SnapshotFolder, SnapshotReader, SnapshotReceiver, StateStore, StoreError};
+use ordo_storage::{
+    Snapshot, SnapshotChunk, SnapshotFolder, SnapshotReader, SnapshotReceiver, StateStore,
+    StoreError,
+};
 use ordo_wire::internal::v1 as proto;
 use proto::InstallSnapshotRequest;
 use proto::install_snapshot_request::Part;
@@ -32,7 +35,10 @@ impl Progress {
             let before = self.0.load(Ordering::Acquire);
             tokio::time::sleep(STALL).await;
             if self.0.load(Ordering::Acquire) == before {
-                return Status::deadline_exceeded(format!("the snapshot stood still for {} s", STALL.as_secs()));
+                return Status::deadline_exceeded(format!(
+                    "the snapshot stood still for {} s",
+                    STALL.as_secs()
+                ));
             }
         }
     }
@@ -45,7 +51,10 @@ pub(crate) fn send(
 ) -> (ReceiverStream<InstallSnapshotRequest>, Progress) {
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     let progress = Progress::default();
-    let sending = Sending { sender, progress: progress.clone() };
+    let sending = Sending {
+        sender,
+        progress: progress.clone(),
+    };
     spawn("snapshot-send", move || {
         if let Err(error) = sending.run(&folder, head) {
             // A newer snapshot may have taken its place; openraft tries again.
@@ -73,14 +82,29 @@ impl Sending {
         let mut reader = SnapshotReader::open(folder)?;
         self.part(Part::Head(head))?;
         while let Some(chunk) = reader.next_chunk(CHUNK_BYTES)? {
-            let SnapshotChunk { file, offset, data, crc32c } = chunk;
-            self.part(Part::Chunk(proto::SnapshotChunk { file, offset, data, crc32c }))?;
+            let SnapshotChunk {
+                file,
+                offset,
+                data,
+                crc32c,
+            } = chunk;
+            self.part(Part::Chunk(proto::SnapshotChunk {
+                file,
+                offset,
+                data,
+                crc32c,
+            }))?;
         }
-        self.part(Part::End(proto::SnapshotEnd { files: reader.files(), bytes: reader.bytes() }))
+        self.part(Part::End(proto::SnapshotEnd {
+            files: reader.files(),
+            bytes: reader.bytes(),
+        }))
     }
 
     fn part(&self, part: Part) -> Result<(), SendError> {
-        let sent = self.sender.blocking_send(InstallSnapshotRequest { part: Some(part) });
+        let sent = self
+            .sender
+            .blocking_send(InstallSnapshotRequest { part: Some(part) });
         self.progress.0.fetch_add(1, Ordering::AcqRel);
         sent.map_err(|_| SendError::GivenUp)
     }
@@ -120,8 +144,17 @@ impl Receiving {
     /// The snapshot, with all its files on disk.
     pub(crate) async fn finish(self) -> Result<(Snapshot, OwnedMutexGuard<()>), Status> {
         drop(self.parts);
-        let gone = |_| Err(Status::internal("the thread that wrote the snapshot is gone"));
-        let Received { receiver, files, bytes, alone } = self.done.await.unwrap_or_else(gone)?;
+        let gone = |_| {
+            Err(Status::internal(
+                "the thread that wrote the snapshot is gone",
+            ))
+        };
+        let Received {
+            receiver,
+            files,
+            bytes,
+            alone,
+        } = self.done.await.unwrap_or_else(gone)?;
         let snapshot = receiver.finish(files, bytes).await.map_err(status_of)?;
         Ok((snapshot, alone))
     }
@@ -139,15 +172,38 @@ fn status_of(error: StoreError) -> Status {
     }
 }
 
-fn write(store: &StateStore, mut parts: mpsc::Receiver<Part>, alone: OwnedMutexGuard<()>) -> Result<Received, Status> {
+fn write(
+    store: &StateStore,
+    mut parts: mpsc::Receiver<Part>,
+    alone: OwnedMutexGuard<()>,
+) -> Result<Received, Status> {
     let mut receiver = SnapshotReceiver::begin(store).map_err(status_of)?;
     while let Some(part) = parts.blocking_recv() {
         match part {
             Part::Head(_) => return Err(Status::invalid_argument("a second head in one snapshot")),
-            Part::Chunk(proto::SnapshotChunk { file, offset, data, crc32c }) => {
-                receiver.chunk(&SnapshotChunk { file, offset, data, crc32c }).map_err(status_of)?;
+            Part::Chunk(proto::SnapshotChunk {
+                file,
+                offset,
+                data,
+                crc32c,
+            }) => {
+                receiver
+                    .chunk(&SnapshotChunk {
+                        file,
+                        offset,
+                        data,
+                        crc32c,
+                    })
+                    .map_err(status_of)?;
             }
-            Part::End(proto::SnapshotEnd { files, bytes }) => return Ok(Received { receiver, files, bytes, alone }),
+            Part::End(proto::SnapshotEnd { files, bytes }) => {
+                return Ok(Received {
+                    receiver,
+                    files,
+                    bytes,
+                    alone,
+                });
+            }
         }
     }
     Err(Status::aborted("the snapshot ended before its end"))

@@ -4,8 +4,7 @@ use super::{Pages, Seams};
 use crate::config::Config;
 use crate::context::Context;
 use crate::error::ServeError;
-use crate::http;
-use crate::net::Listening;
+use crate::net::{Listening, Open};
 use crate::raft::{KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, PeerService, WINDOW_BYTES};
 use crate::services;
 use ordo_storage::log::Log;
@@ -35,8 +34,12 @@ const RESETS_MAX: usize = 64;
 const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The services that reflection and health know.
-pub(super) const SERVICES: [&str; 4] =
-    ["ordo.v1.IngestService", "ordo.v1.WorkService", "ordo.v1.DeliveryService", "ordo.v1.AdminService"];
+pub(super) const SERVICES: [&str; 4] = [
+    "ordo.v1.IngestService",
+    "ordo.v1.WorkService",
+    "ordo.v1.DeliveryService",
+    "ordo.v1.AdminService",
+];
 
 pub(super) struct Listeners {
     pub(super) public: Listening,
@@ -52,26 +55,49 @@ pub(super) async fn listen(config: &Config, seams: &mut Seams) -> Result<Listene
     })
 }
 
-async fn one(key: &'static str, address: SocketAddr, given: Option<Listening>) -> Result<Listening, ServeError> {
+async fn one(
+    key: &'static str,
+    address: SocketAddr,
+    given: Option<Listening>,
+) -> Result<Listening, ServeError> {
     match given {
         Some(listening) => Ok(listening),
-        None => Listening::bind(address).await.map_err(|error| ServeError::Listen { key, address, error }),
+        None => Listening::bind(address)
+            .await
+            .map_err(|error| ServeError::Listen {
+                key,
+                address,
+                error,
+            }),
     }
+}
+
+/// What of the servers is needed to end them.
+pub(super) struct Servers {
+    /// Their tasks; the other nodes' ends by a token of its own, since consensus is needed longer.
+    pub(super) tasks: JoinSet<Result<(), ServeError>>,
+    pub(super) peer_task: JoinSet<Result<(), ServeError>>,
+    pub(super) peers_closing: CancellationToken,
+    pub(super) open: [Open; 3],
+    pub(super) health: HealthReporter,
 }
 
 /// Spawns the servers; they end when `closing` is cancelled and their calls are through.
 pub(super) async fn spawn(
-    tasks: &mut JoinSet<Result<(), ServeError>>,
     context: &Arc<Context>,
     listening: Listeners,
     closing: &CancellationToken,
     log: &Log,
-) -> HealthReporter {
+) -> Servers {
+    let (mut tasks, mut peer_task, peers_closing) =
+        (JoinSet::new(), JoinSet::new(), CancellationToken::new());
     let Listeners { public, peer, http } = listening;
     let limits = &context.config.limits;
     let (reporter, health) = tonic_health::server::health_reporter();
     for service in SERVICES {
-        reporter.set_service_status(service, ServingStatus::Serving).await;
+        reporter
+            .set_service_status(service, ServingStatus::Serving)
+            .await;
     }
     let mut reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(ordo_wire::FILE_DESCRIPTOR_SET)
@@ -80,7 +106,9 @@ pub(super) async fn spawn(
     for service in SERVICES.into_iter().chain(["grpc.health.v1.Health"]) {
         reflection = reflection.with_service_name(service);
     }
-    let reflection = reflection.build_v1().expect("the descriptors were made by our own build");
+    let reflection = reflection
+        .build_v1()
+        .expect("the descriptors were made by our own build");
     let server = Server::builder()
         .max_concurrent_streams(limits.streams_per_connection)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -93,9 +121,14 @@ pub(super) async fn spawn(
         .add_routes(services::router(Arc::clone(context)))
         .add_service(health)
         .add_service(reflection);
-    let incoming = public.bounded(limits.connections, FIRST_WORD);
+    let (incoming, public) = public.bounded(limits.connections, FIRST_WORD);
     let closed = closing.clone().cancelled_owned();
-    tasks.spawn(async move { ended("public", server.serve_with_incoming_shutdown(incoming, closed).await) });
+    tasks.spawn(async move {
+        ended(
+            "public",
+            server.serve_with_incoming_shutdown(incoming, closed).await,
+        )
+    });
 
     let service = PeerService::server(
         context.raft.clone(),
@@ -111,19 +144,40 @@ pub(super) async fn spawn(
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .add_service(service);
-    let incoming = peer.bounded(PEER_CONNECTIONS, FIRST_WORD);
-    let closed = closing.clone().cancelled_owned();
-    tasks.spawn(async move { ended("peer", server.serve_with_incoming_shutdown(incoming, closed).await) });
+    let (incoming, peer) = peer.bounded(PEER_CONNECTIONS, FIRST_WORD);
+    let closed = peers_closing.clone().cancelled_owned();
+    peer_task.spawn(async move {
+        ended(
+            "peer",
+            server.serve_with_incoming_shutdown(incoming, closed).await,
+        )
+    });
 
-    let pages = Pages { context: Arc::clone(context), log: log.clone() };
-    let router = http::router(Arc::clone(&context.metrics), pages);
-    let connections = http::Connections(http.bounded(HTTP_CONNECTIONS, FIRST_WORD));
+    let pages = Pages {
+        context: Arc::clone(context),
+        log: log.clone(),
+    };
+    let router = crate::http::router(Arc::clone(&context.metrics), pages);
+    let (incoming, http) = http.bounded(HTTP_CONNECTIONS, FIRST_WORD);
+    let connections = crate::http::Connections(incoming);
     let closed = closing.clone().cancelled_owned();
     let served = axum::serve(connections, router).with_graceful_shutdown(closed);
     tasks.spawn(async move { ended("http", served.await) });
-    reporter
+    Servers {
+        tasks,
+        peer_task,
+        peers_closing,
+        open: [public, peer, http],
+        health: reporter,
+    }
 }
 
-fn ended(server: &'static str, result: Result<(), impl std::error::Error>) -> Result<(), ServeError> {
-    result.map_err(|error| ServeError::Server { server, error: error.to_string() })
+fn ended(
+    server: &'static str,
+    result: Result<(), impl std::error::Error>,
+) -> Result<(), ServeError> {
+    result.map_err(|error| ServeError::Server {
+        server,
+        error: error.to_string(),
+    })
 }

@@ -1,10 +1,11 @@
 //! How a node ends.
 
-use super::servers::SERVICES;
+use super::servers::{SERVICES, Servers};
 use super::{ServeHandle, storage_failed};
 use crate::error::ServeError;
 use openraft::async_runtime::WatchReceiver;
 use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic_health::ServingStatus;
@@ -15,29 +16,31 @@ const TRANSFER_WITHIN: Duration = Duration::from_secs(3);
 const DRAIN_WITHIN: Duration = Duration::from_secs(6);
 /// How long consensus may take to end.
 const RAFT_WITHIN: Duration = Duration::from_secs(5);
+/// How long whoever serves a connection may take to notice that it is closed.
+const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 impl ServeHandle {
     /// Waits for what the node can't survive: a disk that refuses, damage, a server or consensus that stopped.
     pub async fn failed(&mut self) -> ServeError {
-        loop {
+        let Servers {
+            tasks, peer_task, ..
+        } = &mut self.servers;
+        let mut tasks_failed = pin!(async {
             tokio::select! {
-                biased;
-                failure = &mut self.failure => return match failure {
-                    Ok(error) => error,
-                    // The store went away without a failure; what else went away shows in the tasks.
-                    Err(_) => self.task_failed().await,
-                },
-                error = Self::next_failure(&mut self.tasks) => return match error {
-                    // The state's own words come first, when it is what made consensus stop.
-                    error @ (ServeError::Raft(_) | ServeError::Storage(_)) => self.failure.try_recv().unwrap_or(error),
-                    error => error,
-                },
+                error = Self::next_failure(tasks) => error,
+                error = Self::next_failure(peer_task) => error,
             }
+        });
+        tokio::select! {
+            biased;
+            // The store can also go away without a failure; what else went away shows in the tasks.
+            Ok(error) = &mut self.failure => error,
+            error = &mut tasks_failed => match error {
+                // The state's own words come first, when it is what made consensus stop.
+                error @ (ServeError::Raft(_) | ServeError::Storage(_)) => self.failure.try_recv().unwrap_or(error),
+                error => error,
+            },
         }
-    }
-
-    async fn task_failed(&mut self) -> ServeError {
-        Self::next_failure(&mut self.tasks).await
     }
 
     async fn next_failure(tasks: &mut tokio::task::JoinSet<Result<(), ServeError>>) -> ServeError {
@@ -46,7 +49,10 @@ impl ServeHandle {
                 Some(Ok(Ok(()))) => {}
                 Some(Ok(Err(error))) => return error,
                 Some(Err(error)) => {
-                    return ServeError::Server { server: "node's own", error: error.to_string() };
+                    return ServeError::Server {
+                        server: "node's own",
+                        error: error.to_string(),
+                    };
                 }
                 None => return pending().await,
             }
@@ -61,38 +67,50 @@ impl ServeHandle {
     pub async fn shutdown(mut self) -> Result<(), ServeError> {
         tracing::info!("this node stops");
         for service in SERVICES.into_iter().chain([""]) {
-            self.health.set_service_status(service, ServingStatus::NotServing).await;
+            self.servers
+                .health
+                .set_service_status(service, ServingStatus::NotServing)
+                .await;
         }
         if self.context.raft.is_leader() {
             match timeout(TRANSFER_WITHIN, self.context.cluster.transfer(None)).await {
                 Ok(Ok(leader)) => tracing::info!(node_id = leader, "leadership was handed over"),
-                Ok(Err(failure)) => tracing::info!("leadership was not handed over: {}", failure.text),
-                Err(_) => tracing::warn!("leadership was not handed over in time: the others will elect"),
+                Ok(Err(failure)) => {
+                    tracing::info!("leadership was not handed over: {}", failure.text)
+                }
+                Err(_) => {
+                    tracing::warn!("leadership was not handed over in time: the others will elect")
+                }
             }
         }
         self.context.stop.cancel();
         self.closing.cancel();
-        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        let tasks = &mut self.servers.tasks;
+        let drained = async { while tasks.join_next().await.is_some() {} };
         if timeout(DRAIN_WITHIN, drained).await.is_err() {
             tracing::info!("some connections did not end in time and are closed");
         }
-        self.tasks.shutdown().await;
         self.end().await
     }
 
     /// Stops at once, as after a failure: nothing is handed over and nothing waited for.
-    pub async fn abandon(mut self) {
+    pub async fn abandon(self) {
         self.context.stop.cancel();
         self.closing.cancel();
-        self.tasks.shutdown().await;
         if let Err(error) = self.end().await {
             tracing::debug!(%error, "after the failure");
         }
     }
 
-    async fn end(self) -> Result<(), ServeError> {
+    async fn end(mut self) -> Result<(), ServeError> {
+        self.servers.tasks.shutdown().await;
         // A failure here is one of those that ended the node, or of no interest any more.
         let _ = timeout(RAFT_WITHIN, self.context.raft.shutdown()).await;
+        self.servers.peers_closing.cancel();
+        self.servers.peer_task.shutdown().await;
+        for open in self.servers.open {
+            open.cut(CUT_WITHIN).await;
+        }
         let flushed = self.context.machine.stop().await.map_err(storage_failed);
         let failure = self.log.failure();
         drop(self.context);
