@@ -80,13 +80,23 @@ impl Admission {
     /// The view of the interface called `name`, if there is one yet.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<Arc<InterfaceView>> {
-        self.views.read().unwrap_or_else(PoisonError::into_inner).by_name.get(name).cloned()
+        self.views
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_name
+            .get(name)
+            .cloned()
     }
 
     /// The view of an interface, if there is one yet.
     #[must_use]
     pub fn of(&self, id: InterfaceId) -> Option<Arc<InterfaceView>> {
-        self.views.read().unwrap_or_else(PoisonError::into_inner).by_id.get(&id).cloned()
+        self.views
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_id
+            .get(&id)
+            .cloned()
     }
 
     /// Makes the view of an interface. On the machine's thread, so that no later change is missed.
@@ -105,17 +115,24 @@ impl Admission {
             in_flight: AtomicU64::new(0),
             in_flight_bytes: AtomicU64::new(0),
         });
-        views.by_name.insert(Arc::clone(&view.name), Arc::clone(&view));
+        views
+            .by_name
+            .insert(Arc::clone(&view.name), Arc::clone(&view));
         views.by_id.insert(view.id, Arc::clone(&view));
         view
     }
 
     /// An interface changed. On the machine's thread.
     pub(crate) fn update(&self, interface: &Interface) {
-        let Some(view) = self.of(interface.id) else { return };
-        view.last.store(interface.last_sequence.0, Ordering::Release);
-        view.watermark.store(interface.watermark.0, Ordering::Release);
-        view.finished.store(interface.finished_through().0, Ordering::Release);
+        let Some(view) = self.of(interface.id) else {
+            return;
+        };
+        view.last
+            .store(interface.last_sequence.0, Ordering::Release);
+        view.watermark
+            .store(interface.watermark.0, Ordering::Release);
+        view.finished
+            .store(interface.finished_through().0, Ordering::Release);
         let mut config = view.config.write().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&config, &interface.config) {
             *config = Arc::clone(&interface.config);
@@ -135,12 +152,21 @@ impl Admission {
         config: &InterfaceConfig,
         bytes: &[u64],
     ) -> (Room, usize, Option<Transient>) {
-        let mut room = Room { admission: Arc::clone(self), view: Arc::clone(view), messages: 0, bytes: 0 };
+        let mut room = Room {
+            admission: Arc::clone(self),
+            view: Arc::clone(view),
+            messages: 0,
+            bytes: 0,
+        };
         let wanted = bytes.len() as u64;
         let refusal = if config.paused {
             Some(view.paused())
         } else {
-            self.full.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|why| node_full(why.clone()))
+            self.full
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .as_ref()
+                .map(|why| node_full(why.clone()))
         };
         if refusal.is_some() {
             return (room, 0, refusal);
@@ -159,11 +185,19 @@ impl Admission {
         // An interface may hold as much as is still free, so that near the limit those that hold most are refused
         // first. A lone large frame passes where nothing else is on its way.
         if used > 0 && held + sum > self.bytes_max.saturating_sub(used) {
-            refusal = Some(node_full(format!("{used} of {} bytes of ingest are on their way", self.bytes_max)));
+            refusal = Some(node_full(format!(
+                "{used} of {} bytes of ingest are on their way",
+                self.bytes_max
+            )));
             taken = 0;
             drop(std::mem::replace(
                 &mut room,
-                Room { admission: Arc::clone(self), view: Arc::clone(view), messages: 0, bytes: 0 },
+                Room {
+                    admission: Arc::clone(self),
+                    view: Arc::clone(view),
+                    messages: 0,
+                    bytes: 0,
+                },
             ));
         }
         (room, taken, refusal)
@@ -185,7 +219,11 @@ impl InterfaceView {
 
     fn paused(&self) -> Transient {
         let text = format!("interface {:?} is paused", self.name);
-        Transient { reason: Reason::Paused, text, retry_after_ms: 1_000 }
+        Transient {
+            reason: Reason::Paused,
+            text,
+            retry_after_ms: 1_000,
+        }
     }
 
     /// How many messages fit, and what hinders more.
@@ -202,26 +240,48 @@ impl InterfaceView {
                  is {}",
                 self.name, config.backlog
             );
-            return (0, Transient { reason: Reason::BacklogFull, text, retry_after_ms: 500 });
+            return (
+                0,
+                Transient {
+                    reason: Reason::BacklogFull,
+                    text,
+                    retry_after_ms: 500,
+                },
+            );
         }
         let text = format!(
             "interface {:?} has {unreleased} unreleased messages; its window is {}",
             self.name, config.window
         );
-        (window, Transient { reason: Reason::WindowFull, text, retry_after_ms: 50 })
+        (
+            window,
+            Transient {
+                reason: Reason::WindowFull,
+                text,
+                retry_after_ms: 50,
+            },
+        )
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.view.in_flight.fetch_sub(self.messages, Ordering::AcqRel);
-        self.view.in_flight_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.view
+            .in_flight
+            .fetch_sub(self.messages, Ordering::AcqRel);
+        self.view
+            .in_flight_bytes
+            .fetch_sub(self.bytes, Ordering::AcqRel);
         self.admission.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
 fn node_full(text: String) -> Transient {
-    Transient { reason: Reason::NodeFull, text, retry_after_ms: 200 }
+    Transient {
+        reason: Reason::NodeFull,
+        text,
+        retry_after_ms: 200,
+    }
 }
 
 #[cfg(test)]
@@ -235,11 +295,19 @@ mod tests {
     fn state_with(config: InterfaceConfig) -> (State, InterfaceId) {
         let mut state = State::default();
         let interface = InterfaceId(Uuid::from_u128(1));
-        let create = CreateInterface { interface, name: "a".into(), config };
+        let create = CreateInterface {
+            interface,
+            name: "a".into(),
+            config,
+        };
         let entry = Entry {
             cluster_time: ClusterTime(0),
             wall_time: WallTime(0),
-            position: RunPosition { term: 1, run: 1, n: 1 },
+            position: RunPosition {
+                term: 1,
+                run: 1,
+                n: 1,
+            },
             commands: vec![Command::CreateInterface(create)],
         };
         state.apply(1, entry, &mut Vec::new());
@@ -248,7 +316,10 @@ mod tests {
 
     #[test]
     fn a_window_is_never_exceeded_by_what_is_on_its_way() {
-        let (state, id) = state_with(InterfaceConfig { window: 3, ..InterfaceConfig::default() });
+        let (state, id) = state_with(InterfaceConfig {
+            window: 3,
+            ..InterfaceConfig::default()
+        });
         let admission = Admission::new(1_000);
         let view = admission.learn(state.interface(id).unwrap());
         let config = view.config();
@@ -293,7 +364,10 @@ mod tests {
 
     #[test]
     fn a_paused_interface_takes_nothing() {
-        let (state, id) = state_with(InterfaceConfig { paused: true, ..InterfaceConfig::default() });
+        let (state, id) = state_with(InterfaceConfig {
+            paused: true,
+            ..InterfaceConfig::default()
+        });
         let admission = Admission::new(1_000);
         let view = admission.learn(state.interface(id).unwrap());
         let (_room, taken, refusal) = admission.take_room(&view, &view.config(), &[1]);

@@ -14,6 +14,7 @@ mod line;
 mod loops;
 mod releaser;
 mod retention;
+mod roster;
 #[cfg(test)]
 mod tests;
 mod workers;

@@ -15,7 +15,7 @@ mod tests;
 pub use clock::ClusterClock;
 pub use consensus::RaftConsensus;
 pub use standing::{QuorumAge, QuorumLease, RunId, Standing};
-pub use task::{LeaderId, LoopsLink, ProposerTask, Replicate, Submitted, SubmitError};
+pub use task::{LeaderId, LoopsLink, ProposerTask, Replicate, SubmitError, Submitted};
 
 use crate::leader::Tag;
 use crate::metrics::Metrics;
@@ -96,7 +96,9 @@ impl Future for Pending {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Proposed> {
         // The task drops a listener only when it ends with entries on their way.
-        Pin::new(&mut self.0).poll(context).map(|there| there.unwrap_or(Err(ProposeError::OutcomeUnknown)))
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|there| there.unwrap_or(Err(ProposeError::OutcomeUnknown)))
     }
 }
 
@@ -125,7 +127,11 @@ impl Proposer {
     ///
     /// `ingest_bytes_max` bounds the ingest that waits, in bytes.
     #[must_use]
-    pub fn new(ingest_bytes_max: usize, wall: WallClock, metrics: Arc<Metrics>) -> (Self, ProposerTask) {
+    pub fn new(
+        ingest_bytes_max: usize,
+        wall: WallClock,
+        metrics: Arc<Metrics>,
+    ) -> (Self, ProposerTask) {
         let (urgent, urgent_rx) = mpsc::unbounded_channel();
         let (ingest, ingest_rx) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -158,7 +164,10 @@ impl Proposer {
     /// See [`ProposeError`].
     pub async fn propose_one(&self, command: Command) -> Result<Reply, ProposeError> {
         let replies = self.propose(vec![command], Class::Urgent).await?;
-        replies.into_iter().next().ok_or(ProposeError::OutcomeUnknown)
+        replies
+            .into_iter()
+            .next()
+            .ok_or(ProposeError::OutcomeUnknown)
     }
 
     /// Proposes on behalf of the loops, which hear of it by [`Event::Proposed`](crate::leader::Event::Proposed).
@@ -172,9 +181,17 @@ impl Proposer {
     }
 
     fn enqueue(&self, commands: Vec<Command>, class: Class, listener: Listener) {
-        debug_assert!(!commands.is_empty(), "an entry without commands is the task's own affair");
+        debug_assert!(
+            !commands.is_empty(),
+            "an entry without commands is the task's own affair"
+        );
         let bytes = commands.iter().map(weight).sum();
-        let proposal = Proposal { commands, bytes, class, listener };
+        let proposal = Proposal {
+            commands,
+            bytes,
+            class,
+            listener,
+        };
         let queue = match class {
             Class::Urgent => &self.shared.urgent,
             Class::Ingest(_) => {
@@ -182,7 +199,10 @@ impl Proposer {
                 let limit = self.shared.ingest_bytes_max;
                 if waiting > limit {
                     self.shared.ingest_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                    proposal.listener.hear_error(ProposeError::Full { bytes: waiting, limit });
+                    proposal.listener.hear_error(ProposeError::Full {
+                        bytes: waiting,
+                        limit,
+                    });
                     return;
                 }
                 &self.shared.ingest
@@ -242,13 +262,24 @@ impl Listener {
 /// About how many bytes a command takes in an entry.
 fn weight(command: &Command) -> usize {
     const FIXED: usize = 64;
-    let headers = |headers: &[ordo_core::Header]| headers.iter().map(|h| h.name.len() + h.value.len() + 6).sum::<usize>();
+    let headers = |headers: &[ordo_core::Header]| {
+        headers
+            .iter()
+            .map(|h| h.name.len() + h.value.len() + 6)
+            .sum::<usize>()
+    };
     FIXED
         + match command {
             Command::Ingest(ingest) => ingest.payload.len() + headers(&ingest.headers),
             Command::Report(report) => match &report.outcome {
-                Outcome::Complete { payload, headers: set, .. } => payload.as_ref().map_or(0, bytes::Bytes::len) + headers(set),
-                Outcome::Retry { reason, .. } | Outcome::Reject { reason } | Outcome::Filter { reason } => reason.len(),
+                Outcome::Complete {
+                    payload,
+                    headers: set,
+                    ..
+                } => payload.as_ref().map_or(0, bytes::Bytes::len) + headers(set),
+                Outcome::Retry { reason, .. }
+                | Outcome::Reject { reason }
+                | Outcome::Filter { reason } => reason.len(),
             },
             Command::Loss(loss) => loss.reason.len(),
             _ => FIXED,

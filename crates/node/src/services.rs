@@ -3,6 +3,8 @@
 mod admin;
 mod delivery;
 mod ingest;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use crate::admission::InterfaceView;
@@ -13,11 +15,11 @@ use openraft::async_runtime::WatchReceiver;
 use ordo_core::InterfaceId;
 use ordo_core::limits::{HEADER_BYTES_MAX, HEADERS_MAX, REASON_BYTES_MAX};
 use ordo_wire::status::Failure;
-use ordo_wire::v1::{Header, Reason};
 use ordo_wire::v1::admin_service_server::AdminServiceServer;
 use ordo_wire::v1::delivery_service_server::DeliveryServiceServer;
 use ordo_wire::v1::ingest_service_server::IngestServiceServer;
 use ordo_wire::v1::work_service_server::WorkServiceServer;
+use ordo_wire::v1::{Header, Reason};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -56,10 +58,13 @@ fn not_leader(context: &Context) -> Failure {
     let metrics = context.raft.metrics();
     let metrics = metrics.borrow_watched();
     if metrics.membership_config.nodes().next().is_none() {
-        let text = "this node is not a member of a cluster yet: run `ordo cluster init` once, on any node";
+        let text =
+            "this node is not a member of a cluster yet: run `ordo cluster init` once, on any node";
         return Failure::new(Reason::NotInitialized, text);
     }
-    let other = metrics.current_leader.filter(|leader| *leader != metrics.id);
+    let other = metrics
+        .current_leader
+        .filter(|leader| *leader != metrics.id);
     let member = other.and_then(|leader| metrics.membership_config.get_node(&leader));
     Failure::not_leader(member.map(|member| member.public.clone()))
 }
@@ -78,12 +83,15 @@ async fn lead(context: &Context) -> Result<RunId, Failure> {
 /// Why nothing came of a proposal.
 fn failed(context: &Context, error: ProposeError) -> Failure {
     match error {
-        ProposeError::NotLeader { leader: Some(leader) } => Failure::not_leader(Some(leader)),
-        ProposeError::NotLeader { leader: None } | ProposeError::ShuttingDown => not_leader(context),
-        ProposeError::RunEnded => run_ended(),
-        ProposeError::Full { .. } => {
-            Failure::new(Reason::NodeFull, error.to_string()).retry_after(Duration::from_millis(200))
+        ProposeError::NotLeader {
+            leader: Some(leader),
+        } => Failure::not_leader(Some(leader)),
+        ProposeError::NotLeader { leader: None } | ProposeError::ShuttingDown => {
+            not_leader(context)
         }
+        ProposeError::RunEnded => run_ended(),
+        ProposeError::Full { .. } => Failure::new(Reason::NodeFull, error.to_string())
+            .retry_after(Duration::from_millis(200)),
         ProposeError::OutcomeUnknown => Failure::new(Reason::OutcomeUnknown, error.to_string()),
     }
 }
@@ -96,7 +104,10 @@ fn run_ended() -> Failure {
 
 fn stopped(context: &Context) -> Failure {
     let hint = not_leader(context);
-    Failure { text: "this node is shutting down".to_owned(), ..hint }
+    Failure {
+        text: "this node is shutting down".to_owned(),
+        ..hint
+    }
 }
 
 /// The view of an interface by its name; `None` when there is no such interface.
@@ -106,26 +117,46 @@ async fn view_named(context: &Context, name: &str) -> Result<Option<Arc<Interfac
     }
     let (admission, name) = (Arc::clone(&context.admission), name.to_owned());
     let learn = move |view: ordo_storage::View<'_>| {
-        view.state.interface_named(&name).map(|interface| admission.learn(interface))
+        view.state
+            .interface_named(&name)
+            .map(|interface| admission.learn(interface))
     };
-    context.machine.query(learn).await.map_err(|_| stopped(context))
+    context
+        .machine
+        .query(learn)
+        .await
+        .map_err(|_| stopped(context))
 }
 
 /// The view of an interface by its id; `None` when there is no such interface.
-async fn view_of(context: &Context, id: InterfaceId) -> Result<Option<Arc<InterfaceView>>, Failure> {
+async fn view_of(
+    context: &Context,
+    id: InterfaceId,
+) -> Result<Option<Arc<InterfaceView>>, Failure> {
     if let Some(view) = context.admission.of(id) {
         return Ok(Some(view));
     }
     let admission = Arc::clone(&context.admission);
-    let learn =
-        move |view: ordo_storage::View<'_>| view.state.interface(id).map(|interface| admission.learn(interface));
-    context.machine.query(learn).await.map_err(|_| stopped(context))
+    let learn = move |view: ordo_storage::View<'_>| {
+        view.state
+            .interface(id)
+            .map(|interface| admission.learn(interface))
+    };
+    context
+        .machine
+        .query(learn)
+        .await
+        .map_err(|_| stopped(context))
 }
 
 /// A UUID as the protocol has it.
 fn uuid_of(field: &str, bytes: &[u8]) -> Result<Uuid, Failure> {
-    Uuid::from_slice(bytes)
-        .map_err(|_| Failure::field(field, format!("{field} has {} bytes; a UUID has 16", bytes.len())))
+    Uuid::from_slice(bytes).map_err(|_| {
+        Failure::field(
+            field,
+            format!("{field} has {} bytes; a UUID has 16", bytes.len()),
+        )
+    })
 }
 
 fn bytes_of(id: Uuid) -> bytes::Bytes {
@@ -137,23 +168,36 @@ fn check_reason(reason: &str) -> Result<(), Failure> {
     if reason.len() <= REASON_BYTES_MAX {
         return Ok(());
     }
-    let text = format!("reason has {} bytes; at most {REASON_BYTES_MAX} are allowed", reason.len());
+    let text = format!(
+        "reason has {} bytes; at most {REASON_BYTES_MAX} are allowed",
+        reason.len()
+    );
     Err(Failure::new(Reason::TooLarge, text))
 }
 
 /// Checks headers against the limits.
 fn check_headers(headers: &[Header]) -> Result<(), Failure> {
     if headers.len() > HEADERS_MAX {
-        let text = format!("there are {} headers; at most {HEADERS_MAX} are allowed", headers.len());
+        let text = format!(
+            "there are {} headers; at most {HEADERS_MAX} are allowed",
+            headers.len()
+        );
         return Err(Failure::new(Reason::TooLarge, text));
     }
-    let bytes: usize = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+    let bytes: usize = headers
+        .iter()
+        .map(|header| header.name.len() + header.value.len())
+        .sum();
     if bytes > HEADER_BYTES_MAX {
-        let text = format!("the headers have {bytes} bytes; at most {HEADER_BYTES_MAX} are allowed");
+        let text =
+            format!("the headers have {bytes} bytes; at most {HEADER_BYTES_MAX} are allowed");
         return Err(Failure::new(Reason::TooLarge, text));
     }
     if headers.iter().any(|header| header.name.is_empty()) {
-        return Err(Failure::field("headers.name", "headers.name is empty; a header has a name"));
+        return Err(Failure::field(
+            "headers.name",
+            "headers.name is empty; a header has a name",
+        ));
     }
     Ok(())
 }
@@ -170,7 +214,12 @@ impl Stream {
     async fn open(context: &Arc<Context>) -> Result<Self, Status> {
         let standing = context.proposer.standing();
         let run = lead(context).await?;
-        Ok(Self { context: Arc::clone(context), session: SessionId::next(), standing, run })
+        Ok(Self {
+            context: Arc::clone(context),
+            session: SessionId::next(),
+            standing,
+            run,
+        })
     }
 
     /// Waits until this node no longer leads in the stream's term.

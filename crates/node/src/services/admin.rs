@@ -42,9 +42,13 @@ impl Admin {
     /// Proposes one change and waits.
     async fn change(&self, command: Command) -> Result<Reply, Failure> {
         lead(&self.context).await?;
-        let proposed = tokio::time::timeout(CHANGED_WITHIN, self.context.proposer.propose_one(command)).await;
+        let proposed =
+            tokio::time::timeout(CHANGED_WITHIN, self.context.proposer.propose_one(command)).await;
         let reply = proposed.map_err(|_| {
-            let text = format!("no quorum agreed within {} s; the change may still be made", CHANGED_WITHIN.as_secs());
+            let text = format!(
+                "no quorum agreed within {} s; the change may still be made",
+                CHANGED_WITHIN.as_secs()
+            );
             Failure::new(Reason::OutcomeUnknown, text)
         })?;
         match reply.map_err(|error| failed(&self.context, error))? {
@@ -64,10 +68,12 @@ impl Admin {
             self.confirm().await?;
         }
         let (answer, answered) = oneshot::channel();
-        self.context.machine.send(Event::Ask(Box::new(move |glance| {
-            // Whoever asked may have gone.
-            let _ = answer.send(question(glance));
-        })));
+        self.context
+            .machine
+            .send(Event::Ask(Box::new(move |glance| {
+                // Whoever asked may have gone.
+                let _ = answer.send(question(glance));
+            })));
         answered.await.map_err(|_| stopped(&self.context))
     }
 
@@ -77,11 +83,16 @@ impl Admin {
         let confirmed = self.context.raft.ensure_linearizable(ReadPolicy::ReadIndex);
         match tokio::time::timeout(CONFIRMED_WITHIN, confirmed).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => Err(not_leader(&self.context)),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => {
+                Err(not_leader(&self.context))
+            }
             Ok(Err(RaftError::Fatal(_))) => Err(stopped(&self.context)),
             Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => {
                 let text = "no quorum confirms that this node leads";
-                Err(Failure { text: text.to_owned(), ..Failure::not_leader(None) })
+                Err(Failure {
+                    text: text.to_owned(),
+                    ..Failure::not_leader(None)
+                })
             }
         }
     }
@@ -103,11 +114,18 @@ impl Admin {
 }
 
 fn unknown_interface(name: &str) -> Failure {
-    Failure::new(Reason::UnknownInterface, format!("interface {name:?} is unknown"))
+    Failure::new(
+        Reason::UnknownInterface,
+        format!("interface {name:?} is unknown"),
+    )
 }
 
 fn limit_of(given: u32) -> usize {
-    let limit = if given == 0 { LIST_DEFAULT } else { given.min(LIST_MAX) };
+    let limit = if given == 0 {
+        LIST_DEFAULT
+    } else {
+        given.min(LIST_MAX)
+    };
     limit as usize
 }
 
@@ -119,23 +137,38 @@ fn respond<T>(result: Result<T, Failure>) -> Answer<T> {
 
 #[tonic::async_trait]
 impl AdminService for Admin {
-    async fn create_interface(&self, request: Request<v1::CreateInterfaceRequest>) -> Answer<v1::CreateInterfaceResponse> {
+    async fn create_interface(
+        &self,
+        request: Request<v1::CreateInterfaceRequest>,
+    ) -> Answer<v1::CreateInterfaceResponse> {
         respond(self.create(request.into_inner()).await)
     }
 
-    async fn update_interface(&self, request: Request<v1::UpdateInterfaceRequest>) -> Answer<v1::UpdateInterfaceResponse> {
+    async fn update_interface(
+        &self,
+        request: Request<v1::UpdateInterfaceRequest>,
+    ) -> Answer<v1::UpdateInterfaceResponse> {
         respond(self.update(request.into_inner()).await)
     }
 
-    async fn get_interface(&self, request: Request<v1::GetInterfaceRequest>) -> Answer<v1::GetInterfaceResponse> {
+    async fn get_interface(
+        &self,
+        request: Request<v1::GetInterfaceRequest>,
+    ) -> Answer<v1::GetInterfaceResponse> {
         respond(self.get(&request.into_inner().name).await)
     }
 
-    async fn list_interfaces(&self, request: Request<v1::ListInterfacesRequest>) -> Answer<v1::ListInterfacesResponse> {
+    async fn list_interfaces(
+        &self,
+        request: Request<v1::ListInterfacesRequest>,
+    ) -> Answer<v1::ListInterfacesResponse> {
         respond(self.list(request.into_inner()).await)
     }
 
-    async fn get_message(&self, request: Request<v1::GetMessageRequest>) -> Answer<v1::GetMessageResponse> {
+    async fn get_message(
+        &self,
+        request: Request<v1::GetMessageRequest>,
+    ) -> Answer<v1::GetMessageResponse> {
         respond(self.message(request.into_inner()).await)
     }
 
@@ -153,7 +186,10 @@ impl AdminService for Admin {
         respond(self.dead_letters(request.into_inner()).await)
     }
 
-    async fn get_dead_letter(&self, request: Request<v1::GetDeadLetterRequest>) -> Answer<v1::GetDeadLetterResponse> {
+    async fn get_dead_letter(
+        &self,
+        request: Request<v1::GetDeadLetterRequest>,
+    ) -> Answer<v1::GetDeadLetterResponse> {
         respond(self.dead_letter(request.into_inner()).await)
     }
 
@@ -171,9 +207,14 @@ impl AdminService for Admin {
         respond(self.redrive(request.into_inner()).await)
     }
 
-    async fn init_cluster(&self, _: Request<v1::InitClusterRequest>) -> Answer<v1::InitClusterResponse> {
+    async fn init_cluster(
+        &self,
+        _: Request<v1::InitClusterRequest>,
+    ) -> Answer<v1::InitClusterResponse> {
         let cluster_id = self.context.cluster.init().await?;
-        Ok(Response::new(v1::InitClusterResponse { cluster_id: super::bytes_of(cluster_id) }))
+        Ok(Response::new(v1::InitClusterResponse {
+            cluster_id: super::bytes_of(cluster_id),
+        }))
     }
 
     async fn get_cluster_status(
@@ -184,23 +225,59 @@ impl AdminService for Admin {
     }
 
     async fn add_node(&self, request: Request<v1::AddNodeRequest>) -> Answer<v1::AddNodeResponse> {
-        let v1::AddNodeRequest { node_id, peer_address, public_address } = request.into_inner();
+        let v1::AddNodeRequest {
+            node_id,
+            peer_address,
+            public_address,
+        } = request.into_inner();
         check_node_id(node_id)?;
         if peer_address.is_empty() {
-            return Err(Failure::field("peer_address", "peer_address is empty; host:port is expected").into());
+            return Err(Failure::field(
+                "peer_address",
+                "peer_address is empty; host:port is expected",
+            )
+            .into());
         }
-        let node = PeerConfig { node_id, peer: peer_address, public: public_address };
-        respond(self.context.cluster.add(node).await.map(|()| v1::AddNodeResponse {}))
+        let node = PeerConfig {
+            node_id,
+            peer: peer_address,
+            public: public_address,
+        };
+        respond(
+            self.context
+                .cluster
+                .add(node)
+                .await
+                .map(|()| v1::AddNodeResponse {}),
+        )
     }
 
-    async fn promote_node(&self, request: Request<v1::PromoteNodeRequest>) -> Answer<v1::PromoteNodeResponse> {
+    async fn promote_node(
+        &self,
+        request: Request<v1::PromoteNodeRequest>,
+    ) -> Answer<v1::PromoteNodeResponse> {
         let node_id = check_node_id(request.into_inner().node_id)?;
-        respond(self.context.cluster.promote(node_id).await.map(|()| v1::PromoteNodeResponse {}))
+        respond(
+            self.context
+                .cluster
+                .promote(node_id)
+                .await
+                .map(|()| v1::PromoteNodeResponse {}),
+        )
     }
 
-    async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Answer<v1::RemoveNodeResponse> {
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Answer<v1::RemoveNodeResponse> {
         let node_id = check_node_id(request.into_inner().node_id)?;
-        respond(self.context.cluster.remove(node_id).await.map(|()| v1::RemoveNodeResponse {}))
+        respond(
+            self.context
+                .cluster
+                .remove(node_id)
+                .await
+                .map(|()| v1::RemoveNodeResponse {}),
+        )
     }
 
     async fn transfer_leadership(
@@ -208,14 +285,21 @@ impl AdminService for Admin {
         request: Request<v1::TransferLeadershipRequest>,
     ) -> Answer<v1::TransferLeadershipResponse> {
         let node_id = request.into_inner().node_id;
-        let leader_id = self.context.cluster.transfer((node_id != 0).then_some(node_id)).await;
+        let leader_id = self
+            .context
+            .cluster
+            .transfer((node_id != 0).then_some(node_id))
+            .await;
         respond(leader_id.map(|leader_id| v1::TransferLeadershipResponse { leader_id }))
     }
 }
 
 fn check_node_id(node_id: u64) -> Result<u64, Failure> {
     match node_id {
-        0 => Err(Failure::field("node_id", "node_id is 0; nodes are numbered from 1")),
+        0 => Err(Failure::field(
+            "node_id",
+            "node_id is 0; nodes are numbered from 1",
+        )),
         node_id => Ok(node_id),
     }
 }

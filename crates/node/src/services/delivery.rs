@@ -4,7 +4,9 @@ mod answer;
 
 use super::{FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, Stream, bytes_of, failed, uuid_of};
 use crate::context::Context;
-use crate::leader::{Content, DeliverPush, Delivery, Event, Heard, SubscribeEvent, SubscriptionKey};
+use crate::leader::{
+    Content, DeliverPush, Delivery, Event, Heard, SubscribeEvent, SubscriptionKey,
+};
 use crate::proposer::{Class, Proposed};
 use answer::{Answers, Granted};
 use ordo_core::limits::NAME_BYTES_MAX;
@@ -92,7 +94,10 @@ impl Pump {
         let _open = context.metrics.stream("delivery");
         let ended = self.serve(&mut incoming, &mut pushes, &responses).await;
         let numbers = self.subscriptions.keys().copied().collect();
-        context.machine.send(Event::ConsumerLeft { session: self.stream.session, numbers });
+        context.machine.send(Event::ConsumerLeft {
+            session: self.stream.session,
+            numbers,
+        });
         if let Err(failure) = ended {
             // Whoever left needs no reason.
             let _ = responses.send(Err(failure.to_status())).await;
@@ -110,7 +115,10 @@ impl Pump {
         loop {
             let reads = self.pending.len() < ANSWER_FRAMES;
             let may_deliver = context.proposer.has_quorum();
-            let delivers = self.out.front().is_some_and(|push| may_deliver || !is_delivery(push));
+            let delivers = self
+                .out
+                .front()
+                .is_some_and(|push| may_deliver || !is_delivery(push));
             let held_back = !delivers && !self.out.is_empty();
             tokio::select! {
                 biased;
@@ -163,7 +171,9 @@ impl Pump {
             self.pending.push_back(answers);
         }
         for number in frame.unsubscribe {
-            context.machine.send(Event::Unsubscribe(SubscriptionKey { session, number }));
+            context
+                .machine
+                .send(Event::Unsubscribe(SubscriptionKey { session, number }));
         }
         // Only a leader with a valid quorum lease answers: a consumer that hears nothing starts no delivery.
         if frame.heartbeat != 0 && context.proposer.has_quorum() {
@@ -175,12 +185,16 @@ impl Pump {
 
     fn subscribe(&mut self, subscribe: v1::Subscribe) {
         let number = subscribe.subscription;
-        let key = SubscriptionKey { session: self.stream.session, number };
+        let key = SubscriptionKey {
+            session: self.stream.session,
+            number,
+        };
         let event = check_subscribe(subscribe, key, &self.heard, &self.push);
         let refused = match event {
-            Ok(_) if self.subscriptions.contains_key(&number) => {
-                Failure::field("subscription", format!("subscription {number} is open already on this stream"))
-            }
+            Ok(_) if self.subscriptions.contains_key(&number) => Failure::field(
+                "subscription",
+                format!("subscription {number} is open already on this stream"),
+            ),
             Ok(event) => {
                 self.subscriptions.insert(number, None);
                 self.stream.context.machine.send(Event::Subscribe(event));
@@ -189,7 +203,10 @@ impl Pump {
             Err(failure) => failure,
         };
         // Not through the queue: a subscription of that number may be open.
-        let ended = v1::SubscriptionEnded { reason: refused.reason.into(), text: refused.text };
+        let ended = v1::SubscriptionEnded {
+            reason: refused.reason.into(),
+            text: refused.text,
+        };
         self.next.states.push(v1::SubscriptionState {
             subscription: number,
             state: Some(subscription_state::State::Ended(ended)),
@@ -199,10 +216,14 @@ impl Pump {
 
     /// The oldest frame of answers is applied.
     fn answered(&mut self, proposed: Proposed) -> Result<(), Failure> {
-        let Some(answers) = self.pending.pop_front() else { return Ok(()) };
+        let Some(answers) = self.pending.pop_front() else {
+            return Ok(());
+        };
         let context = &self.stream.context;
         let replies = proposed.map_err(|error| failed(context, error))?;
-        self.next.results.append(&mut answers.results(context, replies));
+        self.next
+            .results
+            .append(&mut answers.results(context, replies));
         self.waiting = true;
         Ok(())
     }
@@ -215,21 +236,40 @@ impl Pump {
         while bytes < FRAME_BYTES && items < FRAME_ITEMS {
             let Some(push) = self.out.front() else { break };
             // States stand before deliveries in a frame: one that came later belongs to the next frame.
-            let fits = if is_delivery(push) { may_deliver } else { response.deliveries.is_empty() };
+            let fits = if is_delivery(push) {
+                may_deliver
+            } else {
+                response.deliveries.is_empty()
+            };
             if !fits {
                 break;
             }
-            let Some(push) = self.out.pop_front() else { break };
+            let Some(push) = self.out.pop_front() else {
+                break;
+            };
             match push {
-                DeliverPush::Deliveries { number, epoch, deliveries } => {
-                    let (sent, rest, size) = self.read(number, epoch, deliveries, FRAME_BYTES - bytes)?;
+                DeliverPush::Deliveries {
+                    number,
+                    epoch,
+                    deliveries,
+                } => {
+                    let (sent, rest, size) =
+                        self.read(number, epoch, deliveries, FRAME_BYTES - bytes)?;
                     items += sent.len();
                     bytes += size;
                     if !sent.is_empty() {
-                        response.deliveries.push(v1::Deliveries { subscription: number, epoch: epoch.0, deliveries: sent });
+                        response.deliveries.push(v1::Deliveries {
+                            subscription: number,
+                            epoch: epoch.0,
+                            deliveries: sent,
+                        });
                     }
                     if !rest.is_empty() {
-                        self.out.push_front(DeliverPush::Deliveries { number, epoch, deliveries: rest });
+                        self.out.push_front(DeliverPush::Deliveries {
+                            number,
+                            epoch,
+                            deliveries: rest,
+                        });
                     }
                 }
                 state => response.states.push(self.state_of(state)),
@@ -251,13 +291,16 @@ impl Pump {
         let mut size = 0;
         let mut left = deliveries.into_iter();
         let granted = self.subscriptions.get_mut(&number).and_then(Option::as_mut);
-        let Some(granted) = granted.filter(|granted| granted.epoch == epoch && !granted.broken) else {
+        let Some(granted) = granted.filter(|granted| granted.epoch == epoch && !granted.broken)
+        else {
             return Ok((sent, Vec::new(), 0));
         };
         while size < room {
             let Some(next) = left.next() else { break };
             let sequence = next.sequence;
-            let Some(delivery) = delivery_of(&self.stream.context, granted.interface, next, &mut size)? else {
+            let Some(delivery) =
+                delivery_of(&self.stream.context, granted.interface, next, &mut size)?
+            else {
                 // Acknowledged under another epoch in the meantime: nothing behind it may go out under this one.
                 tracing::debug!(interface = %granted.interface, %sequence, %epoch, "a delivery was overtaken");
                 granted.broken = true;
@@ -272,9 +315,25 @@ impl Pump {
     fn state_of(&mut self, push: DeliverPush) -> v1::SubscriptionState {
         use subscription_state::State;
         let (subscription, state) = match push {
-            DeliverPush::Waiting { number, holder } => (number, State::Waiting(v1::SubscriptionWaiting { holder })),
-            DeliverPush::Granted { number, epoch, checkpoint, interface, destination, incarnation } => {
-                let granted = Granted { interface, destination, epoch, sent: checkpoint, checkpoint, broken: false };
+            DeliverPush::Waiting { number, holder } => {
+                (number, State::Waiting(v1::SubscriptionWaiting { holder }))
+            }
+            DeliverPush::Granted {
+                number,
+                epoch,
+                checkpoint,
+                interface,
+                destination,
+                incarnation,
+            } => {
+                let granted = Granted {
+                    interface,
+                    destination,
+                    epoch,
+                    sent: checkpoint,
+                    checkpoint,
+                    broken: false,
+                };
                 self.subscriptions.insert(number, Some(granted));
                 let granted = v1::SubscriptionGranted {
                     epoch: epoch.0,
@@ -284,13 +343,26 @@ impl Pump {
                 };
                 (number, State::Granted(granted))
             }
-            DeliverPush::Ended { number, reason, text } => {
+            DeliverPush::Ended {
+                number,
+                reason,
+                text,
+            } => {
                 self.subscriptions.remove(&number);
-                (number, State::Ended(v1::SubscriptionEnded { reason: reason.into(), text }))
+                (
+                    number,
+                    State::Ended(v1::SubscriptionEnded {
+                        reason: reason.into(),
+                        text,
+                    }),
+                )
             }
             DeliverPush::Deliveries { .. } => unreachable!("deliveries are no state"),
         };
-        v1::SubscriptionState { subscription, state: Some(state) }
+        v1::SubscriptionState {
+            subscription,
+            state: Some(state),
+        }
     }
 }
 
@@ -300,7 +372,10 @@ const fn is_delivery(push: &DeliverPush) -> bool {
 
 /// The replies to the oldest frame of answers.
 async fn first(pending: &mut VecDeque<Answers>) -> Proposed {
-    match pending.front_mut().and_then(|answers| answers.proposed.as_mut()) {
+    match pending
+        .front_mut()
+        .and_then(|answers| answers.proposed.as_mut())
+    {
         Some(proposed) => proposed.await,
         None => Ok(Vec::new()),
     }
@@ -314,12 +389,23 @@ fn delivery_of(
 ) -> Result<Option<v1::Delivery>, Failure> {
     let message_id = bytes_of(delivery.message_id.0);
     let content = match delivery.content {
-        Content::Skip { reason, dead_letter } => {
-            delivery::Content::Skip(v1::SkipMarker { reason: reason.into(), message_id, dead_letter })
-        }
-        Content::Message { body_of, header_rows, accepted_at, redrive_of } => {
+        Content::Skip {
+            reason,
+            dead_letter,
+        } => delivery::Content::Skip(v1::SkipMarker {
+            reason: reason.into(),
+            message_id,
+            dead_letter,
+        }),
+        Content::Message {
+            body_of,
+            header_rows,
+            accepted_at,
+            redrive_of,
+        } => {
             let body = context.store.body(interface, body_of, header_rows);
-            let body = body.map_err(|error| Failure::new(Reason::Unspecified, error.to_string()))?;
+            let body =
+                body.map_err(|error| Failure::new(Reason::Unspecified, error.to_string()))?;
             let Some(body) = body else { return Ok(None) };
             *size += body.payload.len();
             delivery::Content::Message(v1::DeliveredMessage {
@@ -332,7 +418,11 @@ fn delivery_of(
         }
     };
     let (sequence, attempts) = (delivery.sequence.0, delivery.attempts);
-    Ok(Some(v1::Delivery { sequence, attempts, content: Some(content) }))
+    Ok(Some(v1::Delivery {
+        sequence,
+        attempts,
+        content: Some(content),
+    }))
 }
 
 fn check_subscribe(
@@ -348,15 +438,26 @@ fn check_subscribe(
         ("name", &subscribe.name),
     ] {
         if name.len() > NAME_BYTES_MAX {
-            let text = format!("{field} has {} bytes; at most {NAME_BYTES_MAX} are allowed", name.len());
+            let text = format!(
+                "{field} has {} bytes; at most {NAME_BYTES_MAX} are allowed",
+                name.len()
+            );
             return Err(Failure::field(field, text));
         }
     }
     let position = subscribe.position.map(|position| -> Result<_, Failure> {
         let interface = InterfaceId(uuid_of("position.interface_id", &position.interface_id)?);
-        Ok((interface, Incarnation(position.incarnation), Sequence(position.sequence)))
+        Ok((
+            interface,
+            Incarnation(position.incarnation),
+            Sequence(position.sequence),
+        ))
     });
-    let destination = if subscribe.destination.is_empty() { "default".to_owned() } else { subscribe.destination };
+    let destination = if subscribe.destination.is_empty() {
+        "default".to_owned()
+    } else {
+        subscribe.destination
+    };
     Ok(SubscribeEvent {
         key,
         interface: subscribe.interface,

@@ -48,7 +48,13 @@ impl IngestService for Ingest {
         let stream = Stream::open(&self.context).await?;
         let (responses, receiver) = mpsc::channel(FRAMES_WAITING);
         let acceptor = Acceptor::new(Arc::clone(&self.context), stream.run);
-        let pump = Pump { stream, acceptor, pending: VecDeque::new(), bytes: 0, ends: None };
+        let pump = Pump {
+            stream,
+            acceptor,
+            pending: VecDeque::new(),
+            bytes: 0,
+            ends: None,
+        };
         tokio::spawn(pump.run(request.into_inner(), responses));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -79,9 +85,15 @@ impl Pump {
                 }
             }
             let ending = self.ends.is_some();
-            let deadline = self.ends.as_ref().map_or_else(Instant::now, |(_, deadline)| *deadline);
+            let deadline = self
+                .ends
+                .as_ref()
+                .map_or_else(Instant::now, |(_, deadline)| *deadline);
             let run = self.stream.run;
-            let reads = !closed && !ending && self.bytes < STREAM_BYTES && self.pending.len() < STREAM_FRAMES;
+            let reads = !closed
+                && !ending
+                && self.bytes < STREAM_BYTES
+                && self.pending.len() < STREAM_FRAMES;
             tokio::select! {
                 biased;
                 () = context.stop.cancelled(), if !ending => self.end(stopped(&context)),
@@ -116,7 +128,11 @@ impl Pump {
     /// The run is over: what was decided in it is still told, nothing more is read.
     fn lose(&mut self) {
         let leads = matches!(*self.stream.standing.borrow(), Standing::Leading(_));
-        self.end(if leads { run_ended() } else { super::not_leader(&self.stream.context) });
+        self.end(if leads {
+            run_ended()
+        } else {
+            super::not_leader(&self.stream.context)
+        });
     }
 
     async fn accept(&mut self, frame: v1::IngestRequest) -> Result<(), Failure> {
@@ -132,10 +148,15 @@ impl Pump {
         let mut next = Some(proposed);
         let mut ended = None;
         while let Some(proposed) = next.take() {
-            let Some(frame) = self.pending.pop_front() else { break };
+            let Some(frame) = self.pending.pop_front() else {
+                break;
+            };
             self.bytes -= frame.bytes();
             let context = &self.stream.context;
-            match proposed.map_err(|error| failed(context, error)).and_then(|replies| frame.results(context, replies)) {
+            match proposed
+                .map_err(|error| failed(context, error))
+                .and_then(|replies| frame.results(context, replies))
+            {
                 Ok(mut there) => results.append(&mut there),
                 Err(failure) => {
                     ended = Some(failure);
@@ -146,7 +167,12 @@ impl Pump {
                 next = first(&mut self.pending).now_or_never();
             }
         }
-        if !results.is_empty() && responses.send(Ok(v1::IngestResponse { results })).await.is_err() {
+        if !results.is_empty()
+            && responses
+                .send(Ok(v1::IngestResponse { results }))
+                .await
+                .is_err()
+        {
             tracing::debug!("an ingest client left before it had its results");
             return Err(run_ended());
         }
@@ -157,7 +183,9 @@ impl Pump {
 /// Waits until `run` is no longer the leader's.
 async fn run_over(standing: &mut watch::Receiver<Standing>, run: RunId) {
     // The proposer goes with the node: then it is over, too.
-    let _ = standing.wait_for(|standing| standing.run() != Some(run)).await;
+    let _ = standing
+        .wait_for(|standing| standing.run() != Some(run))
+        .await;
 }
 
 /// The replies to the oldest frame.

@@ -44,7 +44,10 @@ type Responses = mpsc::Sender<Result<v1::WorkResponse, Status>>;
 impl WorkService for Work {
     type WorkStream = ReceiverStream<Result<v1::WorkResponse, Status>>;
 
-    async fn work(&self, request: Request<Streaming<v1::WorkRequest>>) -> Result<Response<Self::WorkStream>, Status> {
+    async fn work(
+        &self,
+        request: Request<Streaming<v1::WorkRequest>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
         let stream = Stream::open(&self.context).await?;
         let (responses, receiver) = mpsc::channel(FRAMES_WAITING);
         let pump = Pump {
@@ -77,7 +80,9 @@ impl Pump {
         let context = Arc::clone(&self.stream.context);
         let _open = context.metrics.stream("work");
         let ended = self.serve(&mut incoming, &responses).await;
-        context.machine.send(Event::WorkerLeft { session: self.stream.session });
+        context.machine.send(Event::WorkerLeft {
+            session: self.stream.session,
+        });
         if let Err(failure) = ended {
             // Whoever left needs no reason.
             let _ = responses.send(Err(failure.to_status())).await;
@@ -85,7 +90,11 @@ impl Pump {
     }
 
     /// Until the worker leaves, or the stream has to end.
-    async fn serve(&mut self, incoming: &mut Streaming<v1::WorkRequest>, responses: &Responses) -> Result<(), Failure> {
+    async fn serve(
+        &mut self,
+        incoming: &mut Streaming<v1::WorkRequest>,
+        responses: &Responses,
+    ) -> Result<(), Failure> {
         let (push, mut pushes) = mpsc::unbounded_channel();
         self.greet(incoming, push).await?;
         loop {
@@ -131,8 +140,11 @@ impl Pump {
         push: mpsc::UnboundedSender<WorkPush>,
     ) -> Result<(), Failure> {
         let first = tokio::time::timeout(HELLO_WITHIN, incoming.message()).await;
-        let no_hello = || Failure::field("hello", "the first request of a Work stream carries hello");
-        let Ok(Ok(Some(mut frame))) = first else { return Err(no_hello()) };
+        let no_hello =
+            || Failure::field("hello", "the first request of a Work stream carries hello");
+        let Ok(Ok(Some(mut frame))) = first else {
+            return Err(no_hello());
+        };
         let hello = frame.hello.take().ok_or_else(no_hello)?;
         let hello = WorkerHello {
             session: self.stream.session,
@@ -140,7 +152,11 @@ impl Pump {
             name: named(hello.name, "hello.name")?,
             stages: check_stages(hello.stages)?,
             interface_prefix: named(hello.interface_prefix, "hello.interface_prefix")?,
-            holds: hello.holds.into_iter().map(hold_of).collect::<Result<_, _>>()?,
+            holds: hello
+                .holds
+                .into_iter()
+                .map(hold_of)
+                .collect::<Result<_, _>>()?,
             credits: hello.credits,
             push,
         };
@@ -156,10 +172,17 @@ impl Pump {
             return Err(Failure::field("hello", "hello came twice on one stream"));
         }
         if frame.credits > 0 {
-            machine.send(Event::WorkerCredits { session, credits: frame.credits });
+            machine.send(Event::WorkerCredits {
+                session,
+                credits: frame.credits,
+            });
         }
         if !frame.extends.is_empty() {
-            let holds = frame.extends.into_iter().map(hold_of).collect::<Result<_, _>>()?;
+            let holds = frame
+                .extends
+                .into_iter()
+                .map(hold_of)
+                .collect::<Result<_, _>>()?;
             machine.send(Event::WorkerExtends { session, holds });
         }
         if frame.drain {
@@ -171,9 +194,15 @@ impl Pump {
             self.waiting = true;
         }
         if !frame.reports.is_empty() {
-            let (mut reports, commands) = Reports::check(&self.stream.context, frame.reports).await?;
+            let (mut reports, commands) =
+                Reports::check(&self.stream.context, frame.reports).await?;
             if !commands.is_empty() {
-                reports.proposed = Some(self.stream.context.proposer.propose(commands, Class::Urgent));
+                reports.proposed = Some(
+                    self.stream
+                        .context
+                        .proposer
+                        .propose(commands, Class::Urgent),
+                );
             }
             self.pending.push_back(reports);
         }
@@ -182,12 +211,17 @@ impl Pump {
 
     /// The oldest frame of reports is applied.
     fn reported(&mut self, proposed: Proposed) -> Result<(), Failure> {
-        let Some(reports) = self.pending.pop_front() else { return Ok(()) };
+        let Some(reports) = self.pending.pop_front() else {
+            return Ok(());
+        };
         let context = &self.stream.context;
         let replies = proposed.map_err(|error| failed(context, error))?;
         let (mut results, freed) = reports.results(context, replies);
         if !freed.is_empty() {
-            context.machine.send(Event::WorkerFreed { session: self.stream.session, freed });
+            context.machine.send(Event::WorkerFreed {
+                session: self.stream.session,
+                freed,
+            });
         }
         self.next.results.append(&mut results);
         self.waiting = true;
@@ -201,22 +235,37 @@ impl Pump {
         self.waiting = false;
         let (mut bytes, mut gone) = (0, Vec::new());
         while bytes < FRAME_BYTES && response.assignments.len() < FRAME_ITEMS {
-            let Some(assignment) = self.assignments.pop_front() else { break };
+            let Some(assignment) = self.assignments.pop_front() else {
+                break;
+            };
             let place = assignment.place;
-            let body = context.store.body(place.interface, assignment.body_of, assignment.header_rows);
-            let body = body.map_err(|error| Failure::new(Reason::Unspecified, error.to_string()))?;
+            let body =
+                context
+                    .store
+                    .body(place.interface, assignment.body_of, assignment.header_rows);
+            let body =
+                body.map_err(|error| Failure::new(Reason::Unspecified, error.to_string()))?;
             match body {
                 Some(body) => {
                     bytes += body.payload.len();
                     response.assignments.push(assignment_of(assignment, body));
                 }
                 // Done by somebody else in the meantime.
-                None => gone.push(Freed { place, turn: assignment.turn }),
+                None => gone.push(Freed {
+                    place,
+                    turn: assignment.turn,
+                }),
             }
         }
-        context.metrics.assigned.inc_by(response.assignments.len() as u64);
+        context
+            .metrics
+            .assigned
+            .inc_by(response.assignments.len() as u64);
         if !gone.is_empty() {
-            context.machine.send(Event::WorkerFreed { session: self.stream.session, freed: gone });
+            context.machine.send(Event::WorkerFreed {
+                session: self.stream.session,
+                freed: gone,
+            });
         }
         Ok(response)
     }
@@ -224,7 +273,10 @@ impl Pump {
 
 /// The replies to the oldest frame of reports.
 async fn first(pending: &mut VecDeque<Reports>) -> Proposed {
-    match pending.front_mut().and_then(|reports| reports.proposed.as_mut()) {
+    match pending
+        .front_mut()
+        .and_then(|reports| reports.proposed.as_mut())
+    {
         Some(proposed) => proposed.await,
         None => Ok(Vec::new()),
     }
@@ -248,21 +300,40 @@ fn assignment_of(assignment: Assignment, body: ordo_storage::Body) -> v1::WorkAs
 
 fn hold_of(extend: v1::WorkExtend) -> Result<Hold, Failure> {
     let interface = InterfaceId(uuid_of("interface_id", &extend.interface_id)?);
-    let place = Place { interface, sequence: Sequence(extend.sequence) };
-    Ok(Hold { place, stage: extend.stage, turn: Turn(extend.turn) })
+    let place = Place {
+        interface,
+        sequence: Sequence(extend.sequence),
+    };
+    Ok(Hold {
+        place,
+        stage: extend.stage,
+        turn: Turn(extend.turn),
+    })
 }
 
 fn named(name: String, field: &str) -> Result<String, Failure> {
     if name.len() <= NAME_BYTES_MAX {
         return Ok(name);
     }
-    Err(Failure::field(field, format!("{field} has {} bytes; at most {NAME_BYTES_MAX} are allowed", name.len())))
+    Err(Failure::field(
+        field,
+        format!(
+            "{field} has {} bytes; at most {NAME_BYTES_MAX} are allowed",
+            name.len()
+        ),
+    ))
 }
 
 fn check_stages(stages: Vec<String>) -> Result<Vec<String>, Failure> {
     if stages.is_empty() || stages.len() > HELLO_STAGES {
-        let text = format!("hello.stages names {} stages; 1 to {HELLO_STAGES} are allowed", stages.len());
+        let text = format!(
+            "hello.stages names {} stages; 1 to {HELLO_STAGES} are allowed",
+            stages.len()
+        );
         return Err(Failure::field("hello.stages", text));
     }
-    stages.into_iter().map(|stage| named(stage, "hello.stages")).collect()
+    stages
+        .into_iter()
+        .map(|stage| named(stage, "hello.stages"))
+        .collect()
 }

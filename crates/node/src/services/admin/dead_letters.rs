@@ -4,8 +4,8 @@ use super::super::bytes_of;
 use super::messages::{Past, history, stage_of, store_failed};
 use super::{Admin, limit_of};
 use ordo_core::{
-    Command, DeadLetter, DeadLetterKey, DiscardDeadLetter, FailCause, Interface, RedriveDeadLetter, Refusal, Reply,
-    Sequence,
+    Command, DeadLetter, DeadLetterKey, DiscardDeadLetter, FailCause, Interface, RedriveDeadLetter,
+    Refusal, Reply, Sequence,
 };
 use ordo_wire::convert::headers_to_proto;
 use ordo_wire::status::Failure;
@@ -22,7 +22,10 @@ impl Admin {
         let after = Sequence(request.after_sequence);
         let list = move |interface: &Interface| {
             // After all of that sequence's own, whatever its destinations.
-            let from = DeadLetterKey { sequence: after.next(), destination: None };
+            let from = DeadLetterKey {
+                sequence: after.next(),
+                destination: None,
+            };
             let first = interface.dead_letters.get_key_value(&from);
             let rest = interface.dead_letters.range((Excluded(from), Unbounded));
             let mut dead_letters: Vec<v1::DeadLetter> = first
@@ -35,7 +38,10 @@ impl Admin {
             dead_letters.truncate(limit);
             v1::ListDeadLettersResponse { dead_letters, more }
         };
-        self.read_interface(&request.interface, false, move |interface, _| list(interface)).await
+        self.read_interface(&request.interface, false, move |interface, _| {
+            list(interface)
+        })
+        .await
     }
 
     pub(super) async fn dead_letter(
@@ -43,18 +49,33 @@ impl Admin {
         request: v1::GetDeadLetterRequest,
     ) -> Result<v1::GetDeadLetterResponse, Failure> {
         let (id, destination) = self.find(&request.interface, &request.destination).await?;
-        let key = DeadLetterKey { sequence: Sequence(request.sequence), destination };
+        let key = DeadLetterKey {
+            sequence: Sequence(request.sequence),
+            destination,
+        };
         let look = move |interface: &Interface| {
             let letter = interface.dead_letters.get(&key)?;
-            Some((letter.clone(), letter_to_proto(interface, key, letter), Arc::clone(&interface.config)))
+            Some((
+                letter.clone(),
+                letter_to_proto(interface, key, letter),
+                Arc::clone(&interface.config),
+            ))
         };
-        let found = self.read_interface(&request.interface, true, move |interface, _| look(interface)).await?;
+        let found = self
+            .read_interface(&request.interface, true, move |interface, _| {
+                look(interface)
+            })
+            .await?;
         let (letter, dead_letter, config) =
             found.ok_or_else(|| Failure::from(&Refusal::UnknownDeadLetter(key)))?;
         let store = &self.context.store;
-        let body = store.body(id, letter.body_of, letter.header_rows).map_err(|error| store_failed(&error))?;
+        let body = store
+            .body(id, letter.body_of, letter.header_rows)
+            .map_err(|error| store_failed(&error))?;
         let body = body.ok_or_else(|| Failure::from(&Refusal::UnknownDeadLetter(key)))?;
-        let rows = store.events(id, key.sequence).map_err(|error| store_failed(&error))?;
+        let rows = store
+            .events(id, key.sequence)
+            .map_err(|error| store_failed(&error))?;
         Ok(v1::GetDeadLetterResponse {
             dead_letter: Some(dead_letter),
             headers: headers_to_proto(&body.headers),
@@ -68,8 +89,15 @@ impl Admin {
         request: v1::DiscardDeadLetterRequest,
     ) -> Result<v1::DiscardDeadLetterResponse, Failure> {
         let (interface, destination) = self.find(&request.interface, &request.destination).await?;
-        let key = DeadLetterKey { sequence: Sequence(request.sequence), destination };
-        self.change(Command::DiscardDeadLetter(DiscardDeadLetter { interface, key })).await?;
+        let key = DeadLetterKey {
+            sequence: Sequence(request.sequence),
+            destination,
+        };
+        self.change(Command::DiscardDeadLetter(DiscardDeadLetter {
+            interface,
+            key,
+        }))
+        .await?;
         Ok(v1::DiscardDeadLetterResponse {})
     }
 
@@ -78,20 +106,37 @@ impl Admin {
         request: v1::RedriveDeadLetterRequest,
     ) -> Result<v1::RedriveDeadLetterResponse, Failure> {
         let (interface, destination) = self.find(&request.interface, &request.destination).await?;
-        let key = DeadLetterKey { sequence: Sequence(request.sequence), destination };
+        let key = DeadLetterKey {
+            sequence: Sequence(request.sequence),
+            destination,
+        };
         let in_place_only = request.in_place_only;
-        let redrive = RedriveDeadLetter { interface, key, in_place_only };
+        let redrive = RedriveDeadLetter {
+            interface,
+            key,
+            in_place_only,
+        };
         match self.change(Command::RedriveDeadLetter(redrive)).await? {
-            Reply::Redriven { in_place, sequence } => {
-                Ok(v1::RedriveDeadLetterResponse { in_place, sequence: sequence.0 })
-            }
-            other => Err(Failure::new(Reason::Unspecified, format!("a redrive was answered with {other:?}"))),
+            Reply::Redriven { in_place, sequence } => Ok(v1::RedriveDeadLetterResponse {
+                in_place,
+                sequence: sequence.0,
+            }),
+            other => Err(Failure::new(
+                Reason::Unspecified,
+                format!("a redrive was answered with {other:?}"),
+            )),
         }
     }
 }
 
-fn letter_to_proto(interface: &Interface, key: DeadLetterKey, letter: &DeadLetter) -> v1::DeadLetter {
-    let destination = key.destination.map(|destination| interface.destination_name(destination).to_owned());
+fn letter_to_proto(
+    interface: &Interface,
+    key: DeadLetterKey,
+    letter: &DeadLetter,
+) -> v1::DeadLetter {
+    let destination = key
+        .destination
+        .map(|destination| interface.destination_name(destination).to_owned());
     let cause = match letter.cause {
         FailCause::Rejected => DeadLetterCause::Rejected,
         FailCause::Attempts => DeadLetterCause::Attempts,

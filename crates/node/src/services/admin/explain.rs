@@ -18,15 +18,24 @@ struct Seen {
 }
 
 impl Admin {
-    pub(super) async fn explain(&self, name: &str) -> Result<v1::ExplainInterfaceResponse, Failure> {
+    pub(super) async fn explain(
+        &self,
+        name: &str,
+    ) -> Result<v1::ExplainInterfaceResponse, Failure> {
         let wall_ms = self.context.proposer.wall_ms();
         let wanted = name.to_owned();
         let look = move |glance: Glance<'_>| {
             let interface = glance.state.interface_named(&wanted)?;
             Some(look_at(interface, &glance, wall_ms))
         };
-        let Seen { id, mut response, tried } =
-            self.read(false, look).await?.ok_or_else(|| unknown_interface(name))?;
+        let Seen {
+            id,
+            mut response,
+            tried,
+        } = self
+            .read(false, look)
+            .await?
+            .ok_or_else(|| unknown_interface(name))?;
         if let Some(sequence) = tried {
             let events = self.context.store.events(id, sequence);
             let events = events.map_err(|error| super::messages::store_failed(&error))?;
@@ -41,41 +50,71 @@ impl Admin {
 }
 
 fn look_at(interface: &Interface, glance: &Glance<'_>, wall_ms: u64) -> Seen {
-    let mut response =
-        v1::ExplainInterfaceResponse { interface: Some(interface_to_proto(interface, glance)), ..Default::default() };
+    let mut response = v1::ExplainInterfaceResponse {
+        interface: Some(interface_to_proto(interface, glance)),
+        ..Default::default()
+    };
     let head = interface.watermark.next();
     let mut tried = None;
     match interface.slot(head) {
         None if interface.last_sequence == Sequence::ZERO => {
-            response.sentences.push("nothing was ever ingested".to_owned());
+            response
+                .sentences
+                .push("nothing was ever ingested".to_owned());
         }
-        None => response.sentences.push(format!("everything through sequence {} is released", interface.watermark)),
+        None => response.sentences.push(format!(
+            "everything through sequence {} is released",
+            interface.watermark
+        )),
         Some(slot) => {
             let since = slot.accepted_at.0 + slot.stage_times.last().copied().map_or(0, u64::from);
             response.head_waiting_ms = wall_ms.saturating_sub(since);
             response.behind = interface.window() - 1;
             let released = usize::try_from(interface.backlog()).unwrap_or(usize::MAX);
             let behind = interface.slots().skip(released.saturating_add(1));
-            response.behind_ready = behind.filter(|(_, slot)| slot.status.is_final()).count() as u64;
+            response.behind_ready =
+                behind.filter(|(_, slot)| slot.status.is_final()).count() as u64;
             let stage = interface.stage_name(slot.stage);
-            response.workers = u32::try_from(glance.workers_for(stage, &interface.name)).unwrap_or(u32::MAX);
+            response.workers =
+                u32::try_from(glance.workers_for(stage, &interface.name)).unwrap_or(u32::MAX);
             let message = head_to_proto(interface, head, slot, glance);
             tried = (slot.attempts > 0 || slot.losses > 0).then_some(head);
-            response.sentences.push(head_sentence(interface, slot, &message, &response));
+            response
+                .sentences
+                .push(head_sentence(interface, slot, &message, &response));
             response.head = Some(message);
         }
     }
     if interface.config.paused {
-        response.sentences.push("the interface is paused: ingest is refused and nothing is assigned".to_owned());
+        response
+            .sentences
+            .push("the interface is paused: ingest is refused and nothing is assigned".to_owned());
     }
     for (number, destination) in (0u8..).zip(&interface.destinations) {
-        response.sentences.push(destination_sentence(interface, DestinationNumber(number), destination, glance));
+        response.sentences.push(destination_sentence(
+            interface,
+            DestinationNumber(number),
+            destination,
+            glance,
+        ));
     }
-    Seen { id: interface.id, response, tried }
+    Seen {
+        id: interface.id,
+        response,
+        tried,
+    }
 }
 
-fn head_to_proto(interface: &Interface, head: Sequence, slot: &Slot, glance: &Glance<'_>) -> v1::Message {
-    let worker = glance.holder_of(Place { interface: interface.id, sequence: head });
+fn head_to_proto(
+    interface: &Interface,
+    head: Sequence,
+    slot: &Slot,
+    glance: &Glance<'_>,
+) -> v1::Message {
+    let worker = glance.holder_of(Place {
+        interface: interface.id,
+        sequence: head,
+    });
     let mut message = v1::Message {
         interface: interface.name.to_string(),
         sequence: head.0,
@@ -109,9 +148,11 @@ fn head_sentence(
 ) -> String {
     let stage = &message.stage;
     let limits = interface.config.stages.get(usize::from(slot.stage.0));
-    let (attempts_max, losses_max) = limits.map_or((0, 0), |stage| (stage.max_attempts, stage.max_losses));
+    let (attempts_max, losses_max) =
+        limits.map_or((0, 0), |stage| (stage.max_attempts, stage.max_losses));
     let mut what = if slot.status.is_final() {
-        "it failed, and the interface's dead letters are at their cap: discard or redrive some".to_owned()
+        "it failed, and the interface's dead letters are at their cap: discard or redrive some"
+            .to_owned()
     } else if !message.worker.is_empty() {
         format!("worker {} has it", message.worker)
     } else if message.retry_in_ms > 0 {
@@ -123,7 +164,10 @@ fn head_sentence(
         format!("{workers} connected, and none has room for it yet")
     };
     if !slot.status.is_final() {
-        what.push_str(&format!(", attempt {} of {attempts_max}", message.attempts + 1));
+        what.push_str(&format!(
+            ", attempt {} of {attempts_max}",
+            message.attempts + 1
+        ));
     }
     if message.losses > 0 {
         what.push_str(&format!(", {} of {losses_max} losses", message.losses));
@@ -133,7 +177,10 @@ fn head_sentence(
         0 => "nothing is behind it".to_owned(),
         behind => format!("{behind} behind it, {} of them done", response.behind_ready),
     };
-    format!("head is sequence {}, in stage {stage} for {since}: {what}; {behind}", message.sequence)
+    format!(
+        "head is sequence {}, in stage {stage} for {since}: {what}; {behind}",
+        message.sequence
+    )
 }
 
 fn destination_sentence(
@@ -145,22 +192,41 @@ fn destination_sentence(
     let name = interface.destination_name(number);
     let waiting = interface.watermark.0 - destination.checkpoint.0;
     if waiting == 0 {
-        return format!("destination {name} has everything that is released, through sequence {}", destination.checkpoint);
+        return format!(
+            "destination {name} has everything that is released, through sequence {}",
+            destination.checkpoint
+        );
     }
     let waits = counted(waiting, "waits", "wait");
-    let suspended_ms = destination.suspended_until.0.saturating_sub(glance.cluster_time().0);
-    let reason = if destination.reason.is_empty() { String::new() } else { format!(": {}", destination.reason) };
+    let suspended_ms = destination
+        .suspended_until
+        .0
+        .saturating_sub(glance.cluster_time().0);
+    let reason = if destination.reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", destination.reason)
+    };
     if suspended_ms > 0 {
         let attempts = match destination.attempts {
             0 => String::new(),
-            attempts => format!(" after {}", counted(attempts.into(), "failed try", "failed tries")),
+            attempts => format!(
+                " after {}",
+                counted(attempts.into(), "failed try", "failed tries")
+            ),
         };
-        return format!("destination {name} is suspended for {} more{attempts}{reason}; {waits}", seconds(suspended_ms));
+        return format!(
+            "destination {name} is suspended for {} more{attempts}{reason}; {waits}",
+            seconds(suspended_ms)
+        );
     }
     match &destination.holder {
         None => format!("destination {name} has no consumer; {waits}"),
         Some(holder) => {
-            let in_flight = glance.in_flight(LineKey { interface: interface.id, destination: number });
+            let in_flight = glance.in_flight(LineKey {
+                interface: interface.id,
+                destination: number,
+            });
             format!(
                 "destination {name}: consumer {} has been sent {in_flight} of them and has not acknowledged sequence \
                  {}; {waits}",

@@ -4,8 +4,8 @@ use super::super::bytes_of;
 use super::{Admin, limit_of, unknown_interface};
 use crate::leader::{Glance, LineKey};
 use ordo_core::{
-    Command, CreateInterface, Destination, DestinationNumber, Interface, InterfaceId, UpdateInterface,
-    validate_interface_name,
+    Command, CreateInterface, Destination, DestinationNumber, Interface, InterfaceId,
+    UpdateInterface, validate_interface_name,
 };
 use ordo_wire::convert::{interface_config_from_proto, interface_config_to_proto};
 use ordo_wire::status::Failure;
@@ -20,9 +20,18 @@ impl Admin {
         let config = interface_config_from_proto(request.config.unwrap_or_default())?;
         let interface = InterfaceId(self.context.draw_uuid());
         let name = request.name.clone();
-        self.change(Command::CreateInterface(CreateInterface { interface, name, config })).await?;
-        let interface = self.read_interface(&request.name, true, interface_to_proto).await?;
-        Ok(v1::CreateInterfaceResponse { interface: Some(interface) })
+        self.change(Command::CreateInterface(CreateInterface {
+            interface,
+            name,
+            config,
+        }))
+        .await?;
+        let interface = self
+            .read_interface(&request.name, true, interface_to_proto)
+            .await?;
+        Ok(v1::CreateInterfaceResponse {
+            interface: Some(interface),
+        })
     }
 
     pub(super) async fn update(
@@ -31,16 +40,27 @@ impl Admin {
     ) -> Result<v1::UpdateInterfaceResponse, Failure> {
         let config = interface_config_from_proto(request.config.unwrap_or_default())?;
         let name = request.name;
-        let interface = self.read_interface(&name, false, |interface, _| interface.id).await?;
+        let interface = self
+            .read_interface(&name, false, |interface, _| interface.id)
+            .await?;
         let config_version = request.config_version;
-        self.change(Command::UpdateInterface(UpdateInterface { interface, config_version, config })).await?;
+        self.change(Command::UpdateInterface(UpdateInterface {
+            interface,
+            config_version,
+            config,
+        }))
+        .await?;
         let interface = self.read_interface(&name, true, interface_to_proto).await?;
-        Ok(v1::UpdateInterfaceResponse { interface: Some(interface) })
+        Ok(v1::UpdateInterfaceResponse {
+            interface: Some(interface),
+        })
     }
 
     pub(super) async fn get(&self, name: &str) -> Result<v1::GetInterfaceResponse, Failure> {
         let interface = self.read_interface(name, false, interface_to_proto).await?;
-        Ok(v1::GetInterfaceResponse { interface: Some(interface) })
+        Ok(v1::GetInterfaceResponse {
+            interface: Some(interface),
+        })
     }
 
     pub(super) async fn list(
@@ -52,14 +72,29 @@ impl Admin {
         let list = move |glance: Glance<'_>| {
             let named = |interface: &&Interface| interface.name.starts_with(&prefix);
             // Names are ordered: those that begin with the prefix stand together.
-            let first = glance.state.interface_named(&prefix).filter(|_| after < prefix);
-            let from = if after > prefix { after.as_str() } else { prefix.as_str() };
-            let found = first.into_iter().chain(glance.state.interfaces_by_name(from).take_while(named));
-            let mut interfaces: Vec<v1::Interface> =
-                found.take(limit + 1).map(|interface| interface_to_proto(interface, &glance)).collect();
+            let first = glance
+                .state
+                .interface_named(&prefix)
+                .filter(|_| after < prefix);
+            let from = if after > prefix {
+                after.as_str()
+            } else {
+                prefix.as_str()
+            };
+            let found = first
+                .into_iter()
+                .chain(glance.state.interfaces_by_name(from).take_while(named));
+            let mut interfaces: Vec<v1::Interface> = found
+                .take(limit + 1)
+                .map(|interface| interface_to_proto(interface, &glance))
+                .collect();
             let more = interfaces.len() > limit;
             interfaces.truncate(limit);
-            v1::ListInterfacesResponse { interfaces, more, applied_index: glance.applied_index }
+            v1::ListInterfacesResponse {
+                interfaces,
+                more,
+                applied_index: glance.applied_index,
+            }
         };
         self.read(request.stale_ok, list).await
     }
@@ -118,12 +153,22 @@ fn destination_to_proto(
         name: interface.destination_name(number).to_owned(),
         checkpoint: destination.checkpoint.0,
         epoch: destination.epoch.0,
-        holder: destination.holder.as_ref().map(|holder| holder.name.clone()).unwrap_or_default(),
-        suspended_ms: destination.suspended_until.0.saturating_sub(glance.cluster_time().0),
+        holder: destination
+            .holder
+            .as_ref()
+            .map(|holder| holder.name.clone())
+            .unwrap_or_default(),
+        suspended_ms: destination
+            .suspended_until
+            .0
+            .saturating_sub(glance.cluster_time().0),
         attempts: destination.attempts,
         reason: destination.reason.clone(),
         delivered: destination.delivered,
         skipped: destination.skipped,
-        in_flight: glance.in_flight(LineKey { interface: interface.id, destination: number }) as u64,
+        in_flight: glance.in_flight(LineKey {
+            interface: interface.id,
+            destination: number,
+        }) as u64,
     }
 }

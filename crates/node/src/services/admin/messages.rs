@@ -5,7 +5,8 @@ use super::{Admin, unknown_interface};
 use crate::context::Context;
 use crate::leader::{Glance, Place};
 use ordo_core::{
-    DeadLetter, EventKind, EventRow, Interface, InterfaceConfig, InterfaceId, MessageId, Record, Sequence, Slot, Status,
+    DeadLetter, EventKind, EventRow, Interface, InterfaceConfig, InterfaceId, MessageId, Record,
+    Sequence, Slot, Status,
 };
 use ordo_storage::StoreError;
 use ordo_wire::convert::headers_to_proto;
@@ -30,29 +31,52 @@ struct Known {
 }
 
 impl Admin {
-    pub(super) async fn message(&self, request: v1::GetMessageRequest) -> Result<v1::GetMessageResponse, Failure> {
+    pub(super) async fn message(
+        &self,
+        request: v1::GetMessageRequest,
+    ) -> Result<v1::GetMessageResponse, Failure> {
         let name = request.interface;
         let wanted = match (request.sequence, request.message_id.is_empty()) {
-            (0, true) => return Err(Failure::field("sequence", "neither sequence nor message_id is given")),
+            (0, true) => {
+                return Err(Failure::field(
+                    "sequence",
+                    "neither sequence nor message_id is given",
+                ));
+            }
             (0, false) => Wanted::Id(MessageId(uuid_of("message_id", &request.message_id)?)),
             (sequence, true) => Wanted::Sequence(Sequence(sequence)),
-            (_, false) => return Err(Failure::field("message_id", "both sequence and message_id are given")),
+            (_, false) => {
+                return Err(Failure::field(
+                    "message_id",
+                    "both sequence and message_id are given",
+                ));
+            }
         };
         let by_name = name.clone();
         let look = move |glance: Glance<'_>| {
             let interface = glance.state.interface_named(&by_name)?;
             Some(known(interface, wanted, &glance))
         };
-        let found = self.read(request.stale_ok, look).await?.ok_or_else(|| unknown_interface(&name))?;
+        let found = self
+            .read(request.stale_ok, look)
+            .await?
+            .ok_or_else(|| unknown_interface(&name))?;
         let known = found.ok_or_else(|| {
             let text = match wanted {
-                Wanted::Sequence(sequence) => format!("interface {name:?} has no sequence {sequence}"),
-                Wanted::Id(id) => format!("interface {name:?} does not know message_id {id}, or no longer"),
+                Wanted::Sequence(sequence) => {
+                    format!("interface {name:?} has no sequence {sequence}")
+                }
+                Wanted::Id(id) => {
+                    format!("interface {name:?} does not know message_id {id}, or no longer")
+                }
             };
             Failure::new(Reason::UnknownMessage, text)
         })?;
         let message = describe(&self.context, &name, &known)?;
-        Ok(v1::GetMessageResponse { message: Some(message), applied_index: known.applied_index })
+        Ok(v1::GetMessageResponse {
+            message: Some(message),
+            applied_index: known.applied_index,
+        })
     }
 }
 
@@ -71,8 +95,13 @@ fn known(interface: &Interface, wanted: Wanted, glance: &Glance<'_>) -> Option<K
         return None;
     }
     let slot = interface.slot(sequence).cloned();
-    let retry_in_ms = slot.as_ref().map_or(0, |slot| slot.not_before.0.saturating_sub(glance.cluster_time().0));
-    let worker = glance.holder_of(Place { interface: interface.id, sequence });
+    let retry_in_ms = slot.as_ref().map_or(0, |slot| {
+        slot.not_before.0.saturating_sub(glance.cluster_time().0)
+    });
+    let worker = glance.holder_of(Place {
+        interface: interface.id,
+        sequence,
+    });
     Some(Known {
         interface: interface.id,
         config: Arc::clone(&interface.config),
@@ -81,7 +110,10 @@ fn known(interface: &Interface, wanted: Wanted, glance: &Glance<'_>) -> Option<K
         last: interface.last_sequence,
         released: sequence <= interface.watermark,
         slot,
-        letter: interface.dead_letters_of(sequence).next().map(|(_, letter)| letter.clone()),
+        letter: interface
+            .dead_letters_of(sequence)
+            .next()
+            .map(|(_, letter)| letter.clone()),
         retry_in_ms,
         worker: worker.map(|(name, _)| name.to_string()).unwrap_or_default(),
         applied_index: glance.applied_index,
@@ -89,7 +121,10 @@ fn known(interface: &Interface, wanted: Wanted, glance: &Glance<'_>) -> Option<K
 }
 
 fn describe(context: &Context, name: &str, known: &Known) -> Result<v1::Message, Failure> {
-    let rows = context.store.events(known.interface, known.sequence).map_err(|error| store_failed(&error))?;
+    let rows = context
+        .store
+        .events(known.interface, known.sequence)
+        .map_err(|error| store_failed(&error))?;
     let mut message = v1::Message {
         interface: name.to_owned(),
         sequence: known.sequence.0,
@@ -105,7 +140,10 @@ fn describe(context: &Context, name: &str, known: &Known) -> Result<v1::Message,
             message.events = history(&Past::of_slot(slot), &known.config, true, rows);
         }
         None => {
-            let record = context.store.record(known.interface, known.sequence).map_err(|error| store_failed(&error))?;
+            let record = context
+                .store
+                .record(known.interface, known.sequence)
+                .map_err(|error| store_failed(&error))?;
             let Some(record) = record else {
                 let text = format!(
                     "sequence {} of interface {name:?} (the last one is {}) is done, and its record is no longer kept",
@@ -164,7 +202,11 @@ pub(super) struct Past<'a> {
 
 impl<'a> Past<'a> {
     fn of_slot(slot: &'a Slot) -> Self {
-        Self { accepted_at: slot.accepted_at.0, stage_times: &slot.stage_times, finished: None }
+        Self {
+            accepted_at: slot.accepted_at.0,
+            stage_times: &slot.stage_times,
+            finished: None,
+        }
     }
 
     fn of_record(record: &'a Record) -> Self {
@@ -173,11 +215,19 @@ impl<'a> Past<'a> {
             _ => MessageEventKind::Skipped,
         };
         let finished = Some((record.finished_at.0, kind));
-        Self { accepted_at: record.accepted_at.0, stage_times: &record.stage_times, finished }
+        Self {
+            accepted_at: record.accepted_at.0,
+            stage_times: &record.stage_times,
+            finished,
+        }
     }
 
     pub(super) fn of_letter(letter: &'a DeadLetter) -> Self {
-        Self { accepted_at: letter.accepted_at.0, stage_times: &letter.stage_times, finished: None }
+        Self {
+            accepted_at: letter.accepted_at.0,
+            stage_times: &letter.stage_times,
+            finished: None,
+        }
     }
 }
 
@@ -188,23 +238,46 @@ pub(super) fn history(
     named: bool,
     rows: Vec<EventRow>,
 ) -> Vec<v1::MessageEvent> {
-    let event = |kind: MessageEventKind, at_ms: u64, place: String, reason: String| v1::MessageEvent {
-        kind: kind.into(),
-        at_ms,
-        place,
-        reason,
+    let event =
+        |kind: MessageEventKind, at_ms: u64, place: String, reason: String| v1::MessageEvent {
+            kind: kind.into(),
+            at_ms,
+            place,
+            reason,
+        };
+    let stage = |number: usize| {
+        if named {
+            stage_of(config, number)
+        } else {
+            format!("stage {}", number + 1)
+        }
     };
-    let stage = |number: usize| if named { stage_of(config, number) } else { format!("stage {}", number + 1) };
     let mut events: Vec<v1::MessageEvent> = rows
         .into_iter()
         .map(|row| event(kind_of(row.kind), row.at.0, row.place, row.reason))
         .chain(past.stage_times.iter().enumerate().map(|(number, after)| {
-            event(MessageEventKind::Completed, past.accepted_at + u64::from(*after), stage(number), String::new())
+            event(
+                MessageEventKind::Completed,
+                past.accepted_at + u64::from(*after),
+                stage(number),
+                String::new(),
+            )
         }))
         .collect();
     events.sort_by_key(|event| event.at_ms);
-    events.insert(0, event(MessageEventKind::Accepted, past.accepted_at, String::new(), String::new()));
-    events.extend(past.finished.map(|(at_ms, kind)| event(kind, at_ms, String::new(), String::new())));
+    events.insert(
+        0,
+        event(
+            MessageEventKind::Accepted,
+            past.accepted_at,
+            String::new(),
+            String::new(),
+        ),
+    );
+    events.extend(
+        past.finished
+            .map(|(at_ms, kind)| event(kind, at_ms, String::new(), String::new())),
+    );
     events
 }
 
@@ -222,7 +295,11 @@ const fn kind_of(kind: EventKind) -> MessageEventKind {
 }
 
 pub(super) fn stage_of(config: &InterfaceConfig, number: usize) -> String {
-    config.stages.get(number).map(|stage| stage.name.clone()).unwrap_or_default()
+    config
+        .stages
+        .get(number)
+        .map(|stage| stage.name.clone())
+        .unwrap_or_default()
 }
 
 fn headers(
@@ -231,9 +308,14 @@ fn headers(
     body_of: Sequence,
     header_rows: u64,
 ) -> Result<Vec<v1::Header>, Failure> {
-    let body = context.store.body(interface, body_of, header_rows).map_err(|error| store_failed(&error))?;
+    let body = context
+        .store
+        .body(interface, body_of, header_rows)
+        .map_err(|error| store_failed(&error))?;
     // Gone in the meantime: then there is nothing to show.
-    Ok(body.map(|body| headers_to_proto(&body.headers)).unwrap_or_default())
+    Ok(body
+        .map(|body| headers_to_proto(&body.headers))
+        .unwrap_or_default())
 }
 
 pub(super) fn store_failed(error: &StoreError) -> Failure {

@@ -4,7 +4,9 @@ use super::super::check_reason;
 use crate::context::Context;
 use crate::proposer::Pending;
 use ordo_core::limits::POSTPONE_MS_MAX;
-use ordo_core::{AnswerKind, Command, DestinationNumber, Epoch, InterfaceId, Refusal, Reply, Sequence};
+use ordo_core::{
+    AnswerKind, Command, DestinationNumber, Epoch, InterfaceId, Refusal, Reply, Sequence,
+};
 use ordo_wire::status::{Failure, reason_of};
 use ordo_wire::v1::{self, Reason, answer};
 use std::collections::BTreeMap;
@@ -71,7 +73,13 @@ impl Answers {
             plan.push((number, Plan::Proposed(commands.len(), name)));
             commands.push(Command::Answer(command));
         }
-        (Self { proposed: None, plan }, commands)
+        (
+            Self {
+                proposed: None,
+                plan,
+            },
+            commands,
+        )
     }
 
     /// The results, in order.
@@ -85,13 +93,22 @@ impl Answers {
                         context.metrics.answered(name);
                         (Reason::Unspecified, String::new(), checkpoint.0)
                     }
-                    _ => (Reason::OutcomeUnknown, "the answer got no reply".to_owned(), 0),
+                    _ => (
+                        Reason::OutcomeUnknown,
+                        "the answer got no reply".to_owned(),
+                        0,
+                    ),
                 },
             };
             if reason != Reason::Unspecified {
                 context.metrics.refused(reason);
             }
-            v1::AnswerResult { subscription, reason: reason.into(), text, checkpoint }
+            v1::AnswerResult {
+                subscription,
+                reason: reason.into(),
+                text,
+                checkpoint,
+            }
         };
         self.plan.into_iter().map(result).collect()
     }
@@ -103,11 +120,17 @@ fn command_of(
 ) -> Result<(ordo_core::Answer, &'static str), Failure> {
     let (given, sequence) = (Epoch(answer.epoch), Sequence(answer.sequence));
     let Some(granted) = granted else {
-        let text = format!("subscription {} holds no grant on this stream", answer.subscription);
+        let text = format!(
+            "subscription {} holds no grant on this stream",
+            answer.subscription
+        );
         return Err(Failure::new(Reason::Epoch, text));
     };
     if given != granted.epoch {
-        return Err(Failure::from(&Refusal::WrongEpoch { given, current: granted.epoch }));
+        return Err(Failure::from(&Refusal::WrongEpoch {
+            given,
+            current: granted.epoch,
+        }));
     }
     if sequence > granted.sent {
         let text = format!(
@@ -121,22 +144,56 @@ fn command_of(
         Some(answer::Answer::Ack(_)) => (AnswerKind::Ack, "ack"),
         Some(answer::Answer::Retry(retry)) => {
             let after_ms = check_pause(retry.after_ms)?;
-            (AnswerKind::Retry { after_ms, reason: reason(retry.reason)? }, "retry")
+            (
+                AnswerKind::Retry {
+                    after_ms,
+                    reason: reason(retry.reason)?,
+                },
+                "retry",
+            )
         }
-        Some(answer::Answer::Reject(reject)) => (AnswerKind::Reject { reason: reason(reject.reason)? }, "reject"),
+        Some(answer::Answer::Reject(reject)) => (
+            AnswerKind::Reject {
+                reason: reason(reject.reason)?,
+            },
+            "reject",
+        ),
         Some(answer::Answer::Unavailable(unavailable)) => {
             let after_ms = check_pause(unavailable.after_ms)?;
-            (AnswerKind::Unavailable { after_ms, reason: reason(unavailable.reason)? }, "unavailable")
+            (
+                AnswerKind::Unavailable {
+                    after_ms,
+                    reason: reason(unavailable.reason)?,
+                },
+                "unavailable",
+            )
         }
-        None => return Err(Failure::field("answer", "the answer is none of ack, retry, reject and unavailable")),
+        None => {
+            return Err(Failure::field(
+                "answer",
+                "the answer is none of ack, retry, reject and unavailable",
+            ));
+        }
     };
     let (interface, destination) = (granted.interface, granted.destination);
-    Ok((ordo_core::Answer { interface, destination, epoch: given, sequence, kind }, name))
+    Ok((
+        ordo_core::Answer {
+            interface,
+            destination,
+            epoch: given,
+            sequence,
+            kind,
+        },
+        name,
+    ))
 }
 
 fn check_pause(after_ms: u64) -> Result<u64, Failure> {
     if after_ms <= POSTPONE_MS_MAX {
         return Ok(after_ms);
     }
-    Err(Failure::field("after_ms", format!("after_ms is {after_ms}; at most {POSTPONE_MS_MAX} is allowed")))
+    Err(Failure::field(
+        "after_ms",
+        format!("after_ms is {after_ms}; at most {POSTPONE_MS_MAX} is allowed"),
+    ))
 }

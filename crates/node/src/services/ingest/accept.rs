@@ -5,7 +5,9 @@ use crate::admission::{InterfaceView, Room, Transient};
 use crate::context::Context;
 use crate::proposer::{Class, Pending, RunId};
 use ordo_core::limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
-use ordo_core::{Command, Ingest, InterfaceConfig, InterfaceId, MessageId, Refusal, RefuseIngest, Reply};
+use ordo_core::{
+    Command, Ingest, InterfaceConfig, InterfaceId, MessageId, Refusal, RefuseIngest, Reply,
+};
 use ordo_wire::convert::{digest, header_from_proto};
 use ordo_wire::status::{Failure, reason_of};
 use ordo_wire::v1::{self, IngestRefused, Reason, ingest_result};
@@ -65,7 +67,11 @@ impl Frame {
     }
 
     /// The results, in the order of the messages.
-    pub(super) fn results(self, context: &Context, replies: Vec<Reply>) -> Result<Vec<v1::IngestResult>, Failure> {
+    pub(super) fn results(
+        self,
+        context: &Context,
+        replies: Vec<Reply>,
+    ) -> Result<Vec<v1::IngestResult>, Failure> {
         let mut replies = replies.into_iter();
         let mut results = Vec::with_capacity(self.plan.len());
         let (mut messages, mut bytes) = (0, 0);
@@ -78,14 +84,18 @@ impl Frame {
                     result_of(replies.next().ok_or_else(run_ended)?)?
                 }
                 Plan::Consumed(refused) => match replies.next().ok_or_else(run_ended)? {
-                    Reply::Refused(Refusal::ProducerRefused(_)) => ingest_result::Result::Refused(refused),
+                    Reply::Refused(Refusal::ProducerRefused(_)) => {
+                        ingest_result::Result::Refused(refused)
+                    }
                     other => result_of(other)?,
                 },
             };
             if let ingest_result::Result::Refused(refused) = &result {
                 context.metrics.refused(refused.reason());
             }
-            results.push(v1::IngestResult { result: Some(result) });
+            results.push(v1::IngestResult {
+                result: Some(result),
+            });
         }
         context.metrics.ingested.inc_by(messages);
         context.metrics.ingested_bytes.inc_by(bytes);
@@ -95,13 +105,19 @@ impl Frame {
 
 fn result_of(reply: Reply) -> Result<ingest_result::Result, Failure> {
     match reply {
-        Reply::Ingested { sequence, duplicate } => {
-            Ok(ingest_result::Result::Accepted(v1::IngestAccepted { sequence: sequence.0, duplicate }))
-        }
+        Reply::Ingested {
+            sequence,
+            duplicate,
+        } => Ok(ingest_result::Result::Accepted(v1::IngestAccepted {
+            sequence: sequence.0,
+            duplicate,
+        })),
         Reply::Refused(Refusal::Superseded) => Err(run_ended()),
         Reply::Refused(refusal) => {
             let mut refused = permanent(reason_of(&refusal), refusal.to_string());
-            if let Refusal::ProducerGap { expected, .. } | Refusal::ProducerSequenceUsed { expected, .. } = refusal {
+            if let Refusal::ProducerGap { expected, .. }
+            | Refusal::ProducerSequenceUsed { expected, .. } = refusal
+            {
                 refused.expected_producer_sequence = expected;
             }
             Ok(ingest_result::Result::Refused(refused))
@@ -111,12 +127,21 @@ fn result_of(reply: Reply) -> Result<ingest_result::Result, Failure> {
 }
 
 fn permanent(reason: Reason, text: impl Into<String>) -> IngestRefused {
-    IngestRefused { reason: reason.into(), text: text.into(), ..IngestRefused::default() }
+    IngestRefused {
+        reason: reason.into(),
+        text: text.into(),
+        ..IngestRefused::default()
+    }
 }
 
 impl Acceptor {
     pub(super) fn new(context: Arc<Context>, run: RunId) -> Self {
-        Self { context, run, refusals: 0, refused: BTreeMap::new() }
+        Self {
+            context,
+            run,
+            refusals: 0,
+            refused: BTreeMap::new(),
+        }
     }
 
     /// Checks a frame and proposes what can be.
@@ -125,22 +150,53 @@ impl Acceptor {
         for batch in frame.batches {
             self.accept_batch(batch, &mut accepted).await?;
         }
-        let Accepted { plan, commands, rooms, bytes } = accepted;
-        let propose = |commands| self.context.proposer.propose(commands, Class::Ingest(self.run));
+        let Accepted {
+            plan,
+            commands,
+            rooms,
+            bytes,
+        } = accepted;
+        let propose = |commands| {
+            self.context
+                .proposer
+                .propose(commands, Class::Ingest(self.run))
+        };
         let proposed = (!commands.is_empty()).then(|| propose(commands));
-        Ok(Frame { plan, proposed, bytes, _rooms: rooms })
+        Ok(Frame {
+            plan,
+            proposed,
+            bytes,
+            _rooms: rooms,
+        })
     }
 
-    async fn accept_batch(&mut self, batch: v1::IngestBatch, accepted: &mut Accepted) -> Result<(), Failure> {
+    async fn accept_batch(
+        &mut self,
+        batch: v1::IngestBatch,
+        accepted: &mut Accepted,
+    ) -> Result<(), Failure> {
         let Some(view) = view_named(&self.context, &batch.interface).await? else {
-            let refused = permanent(Reason::UnknownInterface, unknown_interface(&batch.interface));
-            accepted.plan.extend(batch.messages.iter().map(|_| Plan::Refused(refused.clone())));
+            let refused = permanent(
+                Reason::UnknownInterface,
+                unknown_interface(&batch.interface),
+            );
+            accepted.plan.extend(
+                batch
+                    .messages
+                    .iter()
+                    .map(|_| Plan::Refused(refused.clone())),
+            );
             return Ok(());
         };
         if let Some(latest) = self.refused.get(&view.id).copied() {
             if batch.after_refusal != latest {
                 let refusal = earlier_refused(latest);
-                accepted.plan.extend(batch.messages.iter().map(|_| self.refuse(view.id, &refusal)));
+                accepted.plan.extend(
+                    batch
+                        .messages
+                        .iter()
+                        .map(|_| self.refuse(view.id, &refusal)),
+                );
                 return Ok(());
             }
             self.refused.remove(&view.id);
@@ -162,16 +218,26 @@ impl Acceptor {
         candidates: Vec<Candidate>,
         accepted: &mut Accepted,
     ) -> Result<(), Failure> {
-        let fit = candidates.iter().filter(|candidate| candidate.refused.is_none());
-        let sizes: Vec<u64> = fit.map(|candidate| (candidate.ingest.payload.len() + MESSAGE_BYTES) as u64).collect();
-        let (room, mut free, mut transient) = self.context.admission.take_room(view, config, &sizes);
+        let fit = candidates
+            .iter()
+            .filter(|candidate| candidate.refused.is_none());
+        let sizes: Vec<u64> = fit
+            .map(|candidate| (candidate.ingest.payload.len() + MESSAGE_BYTES) as u64)
+            .collect();
+        let (room, mut free, mut transient) =
+            self.context.admission.take_room(view, config, &sizes);
         accepted.rooms.push(room);
         let known = match transient.is_none() && sizes.len() == candidates.len() {
             true => Vec::new(),
             false => self.known(view.id, &candidates).await?,
         };
         for (n, candidate) in candidates.into_iter().enumerate() {
-            let Candidate { ingest, refused, impossible, at } = candidate;
+            let Candidate {
+                ingest,
+                refused,
+                impossible,
+                at,
+            } = candidate;
             if known.get(n).copied().unwrap_or(false) && !impossible {
                 accepted.ingest(ingest);
                 continue;
@@ -180,7 +246,10 @@ impl Acceptor {
                 (Some(refused), _) => accepted.consume(ingest, refused, at),
                 (None, Some(refusal)) if free == 0 => {
                     accepted.plan[at] = self.refuse(view.id, refusal);
-                    transient = self.refused.get(&view.id).map(|latest| earlier_refused(*latest));
+                    transient = self
+                        .refused
+                        .get(&view.id)
+                        .map(|latest| earlier_refused(*latest));
                 }
                 (None, _) => {
                     free = free.saturating_sub(1);
@@ -193,13 +262,22 @@ impl Acceptor {
 
     /// Which ids are known: those get their first answer before any limit is looked at.
     async fn known(&self, id: InterfaceId, candidates: &[Candidate]) -> Result<Vec<bool>, Failure> {
-        let ids: Vec<MessageId> = candidates.iter().map(|candidate| candidate.ingest.message_id).collect();
+        let ids: Vec<MessageId> = candidates
+            .iter()
+            .map(|candidate| candidate.ingest.message_id)
+            .collect();
         let ask = move |view: ordo_storage::View<'_>| -> Vec<bool> {
             let interface = view.state.interface(id);
-            let known = |id: &MessageId| interface.is_some_and(|interface| interface.sequence_of(*id).is_some());
+            let known = |id: &MessageId| {
+                interface.is_some_and(|interface| interface.sequence_of(*id).is_some())
+            };
             ids.iter().map(known).collect()
         };
-        self.context.machine.query(ask).await.map_err(|_| stopped(&self.context))
+        self.context
+            .machine
+            .query(ask)
+            .await
+            .map_err(|_| stopped(&self.context))
     }
 
     /// A transient refusal: numbered, and the interface stays refused on this stream until a frame names it.
@@ -238,7 +316,11 @@ impl Accepted {
             return;
         };
         self.plan[at] = Plan::Consumed(refused);
-        let refuse = RefuseIngest { interface: ingest.interface, message_id: ingest.message_id, numbered };
+        let refuse = RefuseIngest {
+            interface: ingest.interface,
+            message_id: ingest.message_id,
+            numbered,
+        };
         self.commands.push(Command::RefuseIngest(refuse));
     }
 }
@@ -266,14 +348,29 @@ fn check_all(
             Ok(()) => check_payload(config, &message).err(),
             Err(failure) => Some(permanent(failure.reason, failure.text)),
         };
-        let numbered = (!producer.is_empty()).then(|| (producer.clone(), message.producer_sequence));
+        let numbered =
+            (!producer.is_empty()).then(|| (producer.clone(), message.producer_sequence));
         let headers: Vec<_> = message.headers.into_iter().map(header_from_proto).collect();
         let digest = digest(&message.payload, &headers);
         let payload = message.payload;
         let at = accepted.plan.len();
-        accepted.plan.push(Plan::Proposed { payload_bytes: payload.len() as u64 });
-        let ingest = Ingest { interface: view.id, message_id, digest, payload, headers, numbered };
-        candidates.push(Candidate { ingest, refused, impossible, at });
+        accepted.plan.push(Plan::Proposed {
+            payload_bytes: payload.len() as u64,
+        });
+        let ingest = Ingest {
+            interface: view.id,
+            message_id,
+            digest,
+            payload,
+            headers,
+            numbered,
+        };
+        candidates.push(Candidate {
+            ingest,
+            refused,
+            impossible,
+            at,
+        });
     }
     candidates
 }
@@ -282,14 +379,21 @@ fn earlier_refused(latest: u64) -> Transient {
     let text = format!(
         "an earlier message of this interface was refused on this stream; send again with after_refusal = {latest}"
     );
-    Transient { reason: Reason::EarlierRefused, text, retry_after_ms: 0 }
+    Transient {
+        reason: Reason::EarlierRefused,
+        text,
+        retry_after_ms: 0,
+    }
 }
 
 fn check_identity(producer: &str, message: &v1::IngestMessage) -> Result<MessageId, IngestRefused> {
     let wrong = |failure: Failure| permanent(failure.reason, failure.text);
     let message_id = uuid_of("message_id", &message.message_id).map_err(wrong)?;
     if producer.len() > NAME_BYTES_MAX {
-        let text = format!("producer has {} bytes; at most {NAME_BYTES_MAX} are allowed", producer.len());
+        let text = format!(
+            "producer has {} bytes; at most {NAME_BYTES_MAX} are allowed",
+            producer.len()
+        );
         return Err(permanent(Reason::TooLarge, text));
     }
     match (producer.is_empty(), message.producer_sequence) {
@@ -299,13 +403,17 @@ fn check_identity(producer: &str, message: &v1::IngestMessage) -> Result<Message
             Err(permanent(Reason::InvalidField, text))
         }
         (false, 0) => {
-            let text = "producer_sequence is 0; a producer that is named numbers its messages from 1";
+            let text =
+                "producer_sequence is 0; a producer that is named numbers its messages from 1";
             Err(permanent(Reason::InvalidField, text))
         }
     }
 }
 
-fn check_payload(config: &InterfaceConfig, message: &v1::IngestMessage) -> Result<(), IngestRefused> {
+fn check_payload(
+    config: &InterfaceConfig,
+    message: &v1::IngestMessage,
+) -> Result<(), IngestRefused> {
     let (bytes, limit) = (message.payload.len(), config.payload_bytes_max as usize);
     if bytes <= limit {
         return Ok(());
@@ -316,5 +424,8 @@ fn check_payload(config: &InterfaceConfig, message: &v1::IngestMessage) -> Resul
 
 /// The name is cut to what a name may be, whatever somebody sent.
 fn unknown_interface(name: &str) -> String {
-    format!("interface {:?} is unknown", name.chars().take(NAME_BYTES_MAX).collect::<String>())
+    format!(
+        "interface {:?} is unknown",
+        name.chars().take(NAME_BYTES_MAX).collect::<String>()
+    )
 }

@@ -6,7 +6,8 @@ use crate::context::Context;
 use crate::leader::{Freed, Place};
 use crate::proposer::Pending;
 use ordo_core::{
-    Command, DestinationNumber, InterfaceConfig, InterfaceId, Outcome, Refusal, Reply, Report, Sequence, Turn,
+    Command, DestinationNumber, InterfaceConfig, InterfaceId, Outcome, Refusal, Reply, Report,
+    Sequence, Turn,
 };
 use ordo_wire::convert::header_from_proto;
 use ordo_wire::status::{Failure, reason_of};
@@ -44,36 +45,66 @@ impl Reports {
                 }
             };
             if last.as_ref().is_none_or(|(view, _)| view.id != id) {
-                last = view_of(context, id).await?.map(|view| (Arc::clone(&view), view.config()));
+                last = view_of(context, id)
+                    .await?
+                    .map(|view| (Arc::clone(&view), view.config()));
             }
             let Some((view, config)) = &last else {
-                plan.push(Plan::Refused(Failure::new(Reason::UnknownInterface, format!("interface {id} is unknown"))));
+                plan.push(Plan::Refused(Failure::new(
+                    Reason::UnknownInterface,
+                    format!("interface {id} is unknown"),
+                )));
                 continue;
             };
             match command_of(context, view, config, report) {
                 Ok((command, outcome)) => {
-                    let place = Place { interface: command.interface, sequence: command.sequence };
-                    plan.push(Plan::Proposed { freed: Freed { place, turn: command.turn }, outcome });
+                    let place = Place {
+                        interface: command.interface,
+                        sequence: command.sequence,
+                    };
+                    plan.push(Plan::Proposed {
+                        freed: Freed {
+                            place,
+                            turn: command.turn,
+                        },
+                        outcome,
+                    });
                     commands.push(Command::Report(command));
                 }
                 Err(failure) => plan.push(Plan::Refused(failure)),
             }
         }
-        Ok((Self { proposed: None, plan }, commands))
+        Ok((
+            Self {
+                proposed: None,
+                plan,
+            },
+            commands,
+        ))
     }
 
     /// The results, in order, and the assignments that are no longer in the worker's hands.
-    pub(super) fn results(self, context: &Context, replies: Vec<Reply>) -> (Vec<v1::WorkResult>, Vec<Freed>) {
+    pub(super) fn results(
+        self,
+        context: &Context,
+        replies: Vec<Reply>,
+    ) -> (Vec<v1::WorkResult>, Vec<Freed>) {
         let mut replies = replies.into_iter();
         let mut freed = Vec::new();
         let mut results = Vec::with_capacity(self.plan.len());
         for plan in self.plan {
             let (reason, text) = match plan {
                 Plan::Refused(failure) => (failure.reason, failure.text),
-                Plan::Proposed { freed: place, outcome } => match replies.next() {
+                Plan::Proposed {
+                    freed: place,
+                    outcome,
+                } => match replies.next() {
                     Some(Reply::Refused(refusal)) => {
                         // Anything else leaves it in hand: the worker may report it otherwise.
-                        if matches!(refusal, Refusal::Stale { .. } | Refusal::UnknownSequence(..)) {
+                        if matches!(
+                            refusal,
+                            Refusal::Stale { .. } | Refusal::UnknownSequence(..)
+                        ) {
                             freed.push(place);
                         }
                         (reason_of(&refusal), refusal.to_string())
@@ -88,7 +119,10 @@ impl Reports {
             if reason != Reason::Unspecified {
                 context.metrics.refused(reason);
             }
-            results.push(v1::WorkResult { reason: reason.into(), text });
+            results.push(v1::WorkResult {
+                reason: reason.into(),
+                text,
+            });
         }
         (results, freed)
     }
@@ -106,13 +140,35 @@ fn command_of(
     };
     let reason = |reason: String| check_reason(&reason).map(|()| reason);
     let (outcome, name) = match report.outcome {
-        Some(work_report::Outcome::Complete(complete)) => (complete_of(view, config, complete)?, "complete"),
-        Some(work_report::Outcome::Retry(retry)) => {
-            let jitter = context.rng.lock().unwrap_or_else(PoisonError::into_inner).random();
-            (Outcome::Retry { reason: reason(retry.reason)?, jitter }, "retry")
+        Some(work_report::Outcome::Complete(complete)) => {
+            (complete_of(view, config, complete)?, "complete")
         }
-        Some(work_report::Outcome::Reject(reject)) => (Outcome::Reject { reason: reason(reject.reason)? }, "reject"),
-        Some(work_report::Outcome::Filter(filter)) => (Outcome::Filter { reason: reason(filter.reason)? }, "filter"),
+        Some(work_report::Outcome::Retry(retry)) => {
+            let jitter = context
+                .rng
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .random();
+            (
+                Outcome::Retry {
+                    reason: reason(retry.reason)?,
+                    jitter,
+                },
+                "retry",
+            )
+        }
+        Some(work_report::Outcome::Reject(reject)) => (
+            Outcome::Reject {
+                reason: reason(reject.reason)?,
+            },
+            "reject",
+        ),
+        Some(work_report::Outcome::Filter(filter)) => (
+            Outcome::Filter {
+                reason: reason(filter.reason)?,
+            },
+            "filter",
+        ),
         None => return Err(Failure::field("outcome", "the report has no outcome")),
     };
     let report = Report {
@@ -125,10 +181,21 @@ fn command_of(
     Ok((report, name))
 }
 
-fn complete_of(view: &InterfaceView, config: &InterfaceConfig, complete: v1::WorkComplete) -> Result<Outcome, Failure> {
+fn complete_of(
+    view: &InterfaceView,
+    config: &InterfaceConfig,
+    complete: v1::WorkComplete,
+) -> Result<Outcome, Failure> {
     let limit = config.payload_bytes_max as usize;
-    if let Some(payload) = complete.payload.as_ref().filter(|payload| payload.len() > limit) {
-        let text = format!("payload has {} bytes; payload_bytes_max of the interface is {limit}", payload.len());
+    if let Some(payload) = complete
+        .payload
+        .as_ref()
+        .filter(|payload| payload.len() > limit)
+    {
+        let text = format!(
+            "payload has {} bytes; payload_bytes_max of the interface is {limit}",
+            payload.len()
+        );
         return Err(Failure::new(Reason::TooLarge, text));
     }
     check_headers(&complete.headers)?;
@@ -140,7 +207,15 @@ fn complete_of(view: &InterfaceView, config: &InterfaceConfig, complete: v1::Wor
     };
     Ok(Outcome::Complete {
         payload: complete.payload,
-        headers: complete.headers.into_iter().map(header_from_proto).collect(),
-        destinations: complete.destinations.iter().map(number).collect::<Result<_, _>>()?,
+        headers: complete
+            .headers
+            .into_iter()
+            .map(header_from_proto)
+            .collect(),
+        destinations: complete
+            .destinations
+            .iter()
+            .map(number)
+            .collect::<Result<_, _>>()?,
     })
 }

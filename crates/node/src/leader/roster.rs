@@ -1,0 +1,217 @@
+//! Workers that come, come back and leave, and what becomes of what they hold.
+
+use super::dispatcher::{Dispatcher, Now, RECONNECT_GRACE, current_turn};
+use super::events::{Freed, Hold, Place, SessionId, WorkPush, WorkerHello};
+use super::workers::{CREDITS_MAX, Held, Worker};
+use ordo_core::{Slot, State, Status};
+use std::time::Duration;
+use tokio::time::Instant;
+
+impl Dispatcher {
+    /// A worker comes, or comes back: what it names it holds, what it held and does not name is ready again.
+    pub(crate) fn join(&mut self, state: &State, hello: WorkerHello, now: Now) {
+        let session = hello.session;
+        let unknown_stages = hello
+            .stages
+            .iter()
+            .filter(|stage| !self.is_known(state, stage))
+            .cloned()
+            .collect();
+        let mut stages: Vec<usize> = hello
+            .stages
+            .iter()
+            .map(|stage| self.queue_of(stage))
+            .collect();
+        stages.sort_unstable();
+        stages.dedup();
+        // The stream may be gone already; its end will say so.
+        let _ = hello.push.send(WorkPush::Welcome { unknown_stages });
+        let before = self
+            .sessions
+            .insert(hello.worker, session)
+            .map(|before| (before, self.held_by(before)));
+        for stage in &stages {
+            self.queues[*stage].workers += 1;
+        }
+        let worker = Worker {
+            id: hello.worker,
+            name: hello.name.into(),
+            stages,
+            next_stage: 0,
+            prefix: hello.interface_prefix,
+            credits: hello.credits.min(CREDITS_MAX),
+            held: 0,
+            alone: false,
+            reserved: None,
+            draining: false,
+            push: Some(hello.push),
+            frame: Vec::new(),
+            lease_check: None,
+        };
+        self.workers.insert(session, worker);
+        self.rotation.push_back(session);
+        let mut left = Vec::new();
+        if let Some((before, held)) = before {
+            self.retire(before);
+            left = held;
+        }
+        for (place, _) in &left {
+            self.free(*place);
+        }
+        for hold in &hello.holds {
+            self.hold(state, session, hold, now);
+        }
+        for (place, _) in left {
+            self.work(state, place, now);
+        }
+    }
+
+    /// The worker has it in hand, if nobody else has and the state agrees.
+    fn hold(&mut self, state: &State, session: SessionId, hold: &Hold, now: Now) {
+        let Some((slot, lease_ms)) = assigned(state, hold) else {
+            return;
+        };
+        if self.held.contains_key(&hold.place) {
+            return;
+        }
+        let Some(worker) = self.workers.get_mut(&session) else {
+            return;
+        };
+        let lease_until = now.instant + Duration::from_millis(lease_ms.into());
+        worker.held += 1;
+        worker.alone |= slot.losses > 0;
+        let held = Held {
+            session,
+            stage: slot.stage,
+            turn: slot.turn,
+            since: now.instant,
+            lease_until,
+            losing: false,
+        };
+        self.held.insert(hold.place, held);
+        self.look_at_leases(session, lease_until);
+    }
+
+    pub(super) fn look_at_leases(&mut self, session: SessionId, at: Instant) {
+        let Some(worker) = self.workers.get_mut(&session) else {
+            return;
+        };
+        if worker.lease_check.is_none_or(|there| at < there) {
+            worker.lease_check = Some(at);
+            self.deadlines.set_earlier(session, at);
+        }
+    }
+
+    /// Lets go of a stream, not of what it held.
+    fn retire(&mut self, session: SessionId) {
+        let Some(worker) = self.workers.remove(&session) else {
+            return;
+        };
+        self.deadlines.clear(session);
+        self.rotation.retain(|there| *there != session);
+        if let Some(push) = worker.push {
+            for stage in worker.stages {
+                self.queues[stage].workers -= 1;
+            }
+            let _ = push.send(WorkPush::Replaced);
+        }
+    }
+
+    /// In order, so that the same happens in every run.
+    pub(super) fn held_by(&self, session: SessionId) -> Vec<(Place, Held)> {
+        let mut held: Vec<(Place, Held)> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.session == session)
+            .map(|(place, held)| (*place, *held))
+            .collect();
+        held.sort_unstable_by_key(|(place, _)| *place);
+        held
+    }
+
+    pub(crate) fn credits(&mut self, session: SessionId, credits: u32) {
+        if let Some(worker) = self.workers.get_mut(&session) {
+            worker.credits = credits.min(CREDITS_MAX);
+        }
+    }
+
+    pub(crate) fn drain(&mut self, session: SessionId) {
+        if let Some(worker) = self.workers.get_mut(&session) {
+            worker.draining = true;
+        }
+    }
+
+    /// Leases that begin anew.
+    pub(crate) fn extend(&mut self, state: &State, session: SessionId, holds: &[Hold], now: Now) {
+        for hold in holds {
+            let Some((_, lease_ms)) = assigned(state, hold) else {
+                continue;
+            };
+            let Some(held) = self.held.get_mut(&hold.place) else {
+                continue;
+            };
+            if held.session == session && held.turn == hold.turn {
+                held.lease_until = now.instant + Duration::from_millis(lease_ms.into());
+            }
+        }
+    }
+
+    /// Assignments that were reported, or could not be sent.
+    pub(crate) fn freed(&mut self, state: &State, session: SessionId, freed: &[Freed], now: Now) {
+        for Freed { place, turn } in freed.iter().copied() {
+            let held = self
+                .held
+                .get(&place)
+                .filter(|held| held.session == session && held.turn == turn);
+            if held.is_some_and(|held| !held.losing) {
+                self.free(place);
+                if current_turn(state, place) == Some(turn) {
+                    self.work(state, place, now);
+                }
+            }
+        }
+    }
+
+    /// A worker's stream ended: it may come back, unless it said it was leaving.
+    pub(crate) fn leave(&mut self, state: &State, session: SessionId, now: Now) {
+        let Some(worker) = self.workers.get_mut(&session) else {
+            return;
+        };
+        worker.push = None;
+        worker.frame.clear();
+        for stage in worker.stages.clone() {
+            self.queues[stage].workers -= 1;
+        }
+        let (draining, held) = (worker.draining, worker.held);
+        if draining || held == 0 {
+            let held = self.held_by(session);
+            self.forget(session);
+            for (place, _) in held {
+                self.free(place);
+                self.work(state, place, now);
+            }
+        } else {
+            self.deadlines.set(session, now.instant + RECONNECT_GRACE);
+        }
+    }
+
+    pub(super) fn forget(&mut self, session: SessionId) {
+        let Some(worker) = self.workers.get(&session) else {
+            return;
+        };
+        if self.sessions.get(&worker.id) == Some(&session) {
+            self.sessions.remove(&worker.id);
+        }
+        self.retire(session);
+    }
+}
+
+/// The slot and the lease of an assignment, while the state agrees with it.
+fn assigned<'a>(state: &'a State, hold: &Hold) -> Option<(&'a Slot, u32)> {
+    let interface = state.interface(hold.place.interface)?;
+    let slot = interface
+        .slot(hold.place.sequence)
+        .filter(|slot| slot.status == Status::Pending)?;
+    let stage = interface.config.stages.get(usize::from(slot.stage.0))?;
+    (stage.name == hold.stage && slot.turn == hold.turn).then_some((slot, stage.lease_ms))
+}
