@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use ordo_wire::v1::DeliverRequest;
@@ -30,6 +29,7 @@ pub(super) struct Agenda {
     /// The last heartbeat's number, over all streams.
     heartbeat: u64,
     heartbeat_due: bool,
+    beaten_at: Option<Instant>,
 }
 
 impl Agenda {
@@ -45,6 +45,7 @@ impl Agenda {
             heartbeats: VecDeque::new(),
             heartbeat: 0,
             heartbeat_due: false,
+            beaten_at: None,
         }
     }
 
@@ -59,6 +60,7 @@ impl Agenda {
         self.answer_at = None;
         self.answered.clear();
         self.heartbeats.clear();
+        self.beaten_at = None;
         self.heartbeat_due = true;
     }
 
@@ -89,8 +91,17 @@ impl Agenda {
         self.answer_at = None;
     }
 
+    /// When the last heartbeat was sent; None on a stream that has sent none.
+    pub(super) fn beaten_at(&self) -> Option<Instant> {
+        self.beaten_at
+    }
+
     pub(super) fn heartbeat(&mut self) {
         self.heartbeat_due = true;
+    }
+
+    pub(super) fn heartbeat_is_due(&self) -> bool {
+        self.heartbeat_due
     }
 
     /// Everything said was answered.
@@ -110,13 +121,13 @@ impl Agenda {
         answered
     }
 
-    /// How long the oldest unanswered heartbeat is under way.
-    pub(super) fn silent_for(&self, now: Instant) -> Duration {
+    /// When the oldest unanswered heartbeat was sent, or, where the next can't be sent, the last.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        let unsent = self.beaten_at.filter(|_| self.heartbeat_due);
         self.heartbeats
             .front()
-            .map_or(Duration::ZERO, |(_, sent_at)| {
-                now.saturating_duration_since(*sent_at)
-            })
+            .map(|(_, sent_at)| *sent_at)
+            .or(unsent)
     }
 
     /// The answer of the next result: its subscription and epoch.
@@ -143,6 +154,7 @@ impl Agenda {
         if mem::take(&mut self.heartbeat_due) {
             self.heartbeat += 1;
             self.heartbeats.push_back((self.heartbeat, now));
+            self.beaten_at = Some(now);
             frame.heartbeat = self.heartbeat;
         }
         while frame.subscribe.len() < FRAME_ITEMS_MAX

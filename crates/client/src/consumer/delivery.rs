@@ -17,7 +17,10 @@ use super::{Position, Shared};
 use crate::error::AnswerError;
 use crate::{bounded_reason, uuid_of};
 
-/// What the receiver says of a delivery. Reasons are for people: no patient data; 1,024 bytes at most, longer ones
+/// The longest pause before a delivery is tried again; longer ones are cut.
+const PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What the receiver says of a delivery. Pauses are of a day at most. Reasons are for people: no patient data; 1,024 bytes at most, longer ones
 /// are cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -295,6 +298,7 @@ impl fmt::Debug for Delivery {
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// A pause as the protocol carries it, a day at most.
+fn milliseconds(pause: Duration) -> u64 {
+    u64::try_from(pause.min(PAUSE_MAX).as_millis()).unwrap_or(u64::MAX)
 }

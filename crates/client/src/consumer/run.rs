@@ -9,7 +9,7 @@ use ordo_wire::v1::delivery_service_client::DeliveryServiceClient;
 use ordo_wire::v1::subscription_state::State;
 use ordo_wire::v1::{AnswerResult, DeliverRequest, DeliverResponse, Reason, SubscriptionState};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
@@ -23,6 +23,9 @@ use crate::{FRAME_BYTES_MAX, bytes_of};
 
 /// Between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Between heartbeats while no delivery may be begun for want of an answer: a leader that was just elected may not
+/// answer the first ones.
+const HEARTBEAT_ANXIOUS: Duration = Duration::from_millis(200);
 /// A node that answers no heartbeat for so long is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(6);
 /// How long acknowledgements gather while deliveries are at hand.
@@ -142,8 +145,6 @@ impl Run {
     }
 
     async fn converse(&mut self, mut wire: Wire) -> End {
-        let mut ticks = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut close_by = None;
         loop {
             let now = Instant::now();
@@ -155,6 +156,8 @@ impl Run {
                     return End::Closed;
                 }
             }
+            let beat_at = self.beat_at(now);
+            let silent_at = self.agenda.silent_since().map(|since| since + SILENCE_MAX);
             let wake_at = [self.agenda.answer_at(now), close_by]
                 .into_iter()
                 .flatten()
@@ -162,13 +165,11 @@ impl Run {
             tokio::select! {
                 biased;
                 () = self.shared.arrived.notified() => {}
-                _ = ticks.tick() => {
-                    if self.agenda.silent_for(now) >= SILENCE_MAX {
-                        let text = format!("{} answered no heartbeat for {SILENCE_MAX:?}", wire.address);
-                        return End::Failed(Refusal::local(Code::DeadlineExceeded, text));
-                    }
-                    self.agenda.heartbeat();
+                () = sleep_until(silent_at.unwrap_or(now)), if silent_at.is_some() => {
+                    let text = format!("{} answered no heartbeat for {SILENCE_MAX:?}", wire.address);
+                    return End::Failed(Refusal::local(Code::DeadlineExceeded, text));
                 }
+                () = sleep_until(beat_at), if !self.agenda.heartbeat_is_due() => self.agenda.heartbeat(),
                 room = wire.outgoing.reserve(), if self.agenda.is_due(now) => match room {
                     Ok(room) => room.send(self.agenda.next_frame(now)),
                     Err(_) => return End::Failed(reason_of_end(&mut wire.incoming).await),
@@ -186,6 +187,12 @@ impl Run {
                 () = sleep_until(wake_at.unwrap_or(now)), if wake_at.is_some() => {}
             }
         }
+    }
+
+    fn beat_at(&self, now: Instant) -> Instant {
+        let leased = self.shared.lease.borrow().is_some_and(|until| now < until);
+        let pause = if leased { HEARTBEAT } else { HEARTBEAT_ANXIOUS };
+        self.agenda.beaten_at().map_or(now, |at| at + pause)
     }
 
     /// Takes over what the handles ask for.

@@ -26,8 +26,9 @@ use lanes::Entry;
 
 /// What an unanswered message costs beside its payload and headers, in bytes.
 const ENTRY_BYTES: usize = 256;
-/// The largest message that is sent at all; a node takes 1 MiB of payload unless configured otherwise.
-const MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// The largest message that is sent at all: a node reads frames of 32 MiB. It takes 1 MiB of payload unless
+/// configured otherwise.
+const MESSAGE_BYTES_MAX: usize = 30 << 20;
 
 /// A message for an interface.
 #[derive(Clone, Default)]

@@ -18,6 +18,9 @@ use super::{Assignment, Counters, Extender, Extensions, Handler, Outcome, Stage,
 const FRAME_REPORTS_MAX: usize = 4096;
 const FRAME_BYTES_MAX: usize = 1 << 20;
 
+/// The largest payload that is sent at all: a node reads frames of 32 MiB, and takes 1 MiB unless configured otherwise.
+const PAYLOAD_BYTES_MAX: usize = 30 << 20;
+
 /// Names an assignment toward the node.
 #[derive(Clone)]
 struct Held {
@@ -32,6 +35,23 @@ struct Held {
 struct Report {
     held: Held,
     outcome: Outcome,
+}
+
+impl Report {
+    /// A payload that no frame takes would end every stream it is sent on.
+    fn new(held: Held, outcome: Outcome) -> Self {
+        let bytes = outcome.payload_bytes();
+        if bytes <= PAYLOAD_BYTES_MAX {
+            return Self { held, outcome };
+        }
+        let text = format!(
+            "completion refused: its payload has {bytes} bytes, past the {PAYLOAD_BYTES_MAX} of a frame"
+        );
+        Self {
+            held,
+            outcome: Outcome::retry(text),
+        }
+    }
 }
 
 /// A handler's future, and whose it is.
@@ -123,13 +143,13 @@ impl Desk {
         match &self.stages[stage].handler {
             Handler::Call(handler) => {
                 let outcome = handler(assignment);
-                self.outbox.push_back(Report { held, outcome });
+                self.outbox.push_back(Report::new(held, outcome));
             }
             Handler::Future(handler) => {
                 let mut working = handler(assignment);
                 // Polled once more in the set, with a waker, where it is not ready.
                 if let Some(outcome) = working.as_mut().now_or_never() {
-                    self.outbox.push_back(Report { held, outcome });
+                    self.outbox.push_back(Report::new(held, outcome));
                 } else {
                     self.held.insert(token, held);
                     self.working.push(Work { token, working });
@@ -149,7 +169,7 @@ impl Desk {
         for _ in 0..FRAME_REPORTS_MAX {
             let Some((token, outcome)) = next else { return };
             if let Some(held) = self.held.remove(&token) {
-                self.outbox.push_back(Report { held, outcome });
+                self.outbox.push_back(Report::new(held, outcome));
             }
             next = self.working.next().now_or_never().flatten();
         }
@@ -157,7 +177,7 @@ impl Desk {
         if let Some((token, outcome)) = next
             && let Some(held) = self.held.remove(&token)
         {
-            self.outbox.push_back(Report { held, outcome });
+            self.outbox.push_back(Report::new(held, outcome));
         }
     }
 
@@ -214,7 +234,8 @@ impl Desk {
         };
         match result.reason() {
             Reason::Unspecified => Counters::count(&self.counters.recorded),
-            Reason::Stale => Counters::count(&self.counters.stale),
+            // What is gone was done by somebody else.
+            Reason::Stale | Reason::UnknownMessage => Counters::count(&self.counters.stale),
             Reason::NotLeader | Reason::Superseded | Reason::OutcomeUnknown | Reason::NodeFull => {
                 self.postponed.push(report);
             }

@@ -525,3 +525,22 @@ async fn closing_acknowledges_what_was_handled_and_gives_the_grant_back() {
         (vec![(1, 1, 1, "ack")], vec![1])
     );
 }
+
+#[tokio::test]
+async fn heartbeats_follow_quickly_until_one_is_answered() {
+    let mut node = Node::start().await;
+    let consumer = consumer(&node);
+    let _orders = consumer.subscribe("orders");
+    let mut stream = node.deliver().await;
+    let begin = std::time::Instant::now();
+    let mut numbers = Vec::new();
+    while numbers.len() < 3 {
+        numbers.push(stream.next().await.heartbeat);
+    }
+    assert_eq!(numbers, [1, 2, 3]);
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+}

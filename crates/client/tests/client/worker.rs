@@ -302,6 +302,21 @@ async fn a_completion_that_is_refused_becomes_a_retry_and_one_refused_for_the_mo
 }
 
 #[tokio::test]
+async fn a_payload_that_no_frame_takes_becomes_a_retry() {
+    let mut node = Node::start().await;
+    let builder = node.cluster().worker().stage("check", |_| async {
+        Outcome::complete_with(vec![0; 31 << 20])
+    });
+    let (_worker, mut stream, _) = greeted(&mut node, builder).await;
+    assign(&stream, [1]);
+    let kind = kind(&reports(&mut stream, 1).await[0]);
+    assert!(
+        kind.starts_with("retry completion refused: its payload has 32505856 bytes"),
+        "{kind}"
+    );
+}
+
+#[tokio::test]
 async fn long_work_extends_its_lease() {
     let mut node = Node::start().await;
     let builder = node
