@@ -6,7 +6,7 @@ use crate::raft::{Machine, NodeName, Peers, RaftOf, bytes_of};
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Instant};
+use openraft::{ChangeMembers, Instant as _};
 use openraft::{RaftMetrics, ServerState};
 use ordo_storage::{Member, TypeConfig};
 use ordo_wire::status::Failure;
@@ -15,11 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 /// How long a change waits for its quorum, and a transfer for the new leader.
 const CHANGE_WITHIN: Duration = Duration::from_secs(10);
+/// How long the others may take to show that they are there.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How many entries a node may lack and still be made a voter: they take no time.
 const CAUGHT_UP_ENTRIES: u64 = 1_000;
 
@@ -109,16 +111,33 @@ impl<SM: Machine> Membership<SM> {
         }
     }
 
-    /// The voters beside this leader that answered lately.
-    fn answering(&self, metrics: &RaftMetrics<TypeConfig>) -> BTreeSet<u64> {
-        let lately = self.config.raft.takeover_max();
-        let heartbeats = metrics.heartbeat.iter().flatten();
-        let answered =
-            heartbeats.filter_map(|(node_id, at)| at.as_ref().map(|at| (*node_id, at.elapsed())));
-        answered
-            .filter(|(_, ago)| *ago < lately)
-            .map(|(node_id, _)| node_id)
-            .collect()
+    /// The nodes beside this leader that answer now: waits until they are `enough`, or for [`ANSWER_WITHIN`].
+    async fn answering(&self, enough: impl Fn(&BTreeSet<u64>) -> bool) -> BTreeSet<u64> {
+        let asked = Instant::now();
+        // Consensus that has stopped answers nothing, either.
+        let _ = self.raft.trigger().heartbeat().await;
+        let mut metrics = self.raft.metrics();
+        let mut alive = BTreeSet::new();
+        let wait = async {
+            loop {
+                let since = asked.elapsed();
+                let heartbeats = metrics
+                    .borrow_watched()
+                    .heartbeat
+                    .clone()
+                    .unwrap_or_default();
+                let fresh = heartbeats
+                    .iter()
+                    .filter(|(_, at)| at.is_some_and(|at| at.elapsed() < since));
+                alive = fresh.map(|(node_id, _)| *node_id).collect();
+                if enough(&alive) || metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // What is known by then is the answer.
+        let _ = timeout(ANSWER_WITHIN, wait).await;
+        alive
     }
 
     /// Who is at each address of the configuration, and the cluster id that an earlier attempt gave some of them.
@@ -341,9 +360,10 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
         if voters.is_empty() {
             return Err(refused(format!("node {node_id} is the only voter")));
         }
-        let mut alive = self.answering(&metrics);
-        alive.insert(self.own_id());
-        let (alive, needed) = (voters.intersection(&alive).count(), voters.len() / 2 + 1);
+        let needed = voters.len() / 2 + 1;
+        let own = usize::from(node_id != self.own_id());
+        let count = |alive: &BTreeSet<u64>| voters.intersection(alive).count() + own;
+        let alive = count(&self.answering(|alive| count(alive) >= needed).await);
         if alive < needed {
             return Err(refused(format!(
                 "without node {node_id} the cluster would stand still: of its other {} voters {alive} answer and \
@@ -364,30 +384,40 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
     async fn transfer(&self, node_id: Option<u64>) -> Result<u64, Failure> {
         let _alone = self.changing.lock().await;
         let metrics = self.leading()?;
-        let alive = self.answering(&metrics);
-        let mut others = metrics
+        let own = self.own_id();
+        let voters = metrics
             .membership_config
             .voter_ids()
-            .filter(|voter| *voter != self.own_id());
-        let target = match node_id {
-            Some(node_id) if node_id == self.own_id() => return Ok(node_id),
+            .filter(|voter| *voter != own);
+        let voters: BTreeSet<u64> = voters.collect();
+        match node_id {
+            Some(node_id) if node_id == own => return Ok(own),
             Some(node_id) if metrics.membership_config.get_node(&node_id).is_none() => {
                 return Err(unknown(node_id));
             }
-            Some(node_id) => others.find(|voter| *voter == node_id),
-            None => others
-                .filter(|voter| alive.contains(voter))
-                .max_by_key(|voter| matched(&metrics, *voter)),
+            Some(node_id) if !voters.contains(&node_id) => {
+                return Err(refused(format!(
+                    "node {node_id} is no voter: promote it first"
+                )));
+            }
+            _ => {}
+        }
+        let enough = |alive: &BTreeSet<u64>| match node_id {
+            Some(node_id) => alive.contains(&node_id),
+            None => !voters.is_disjoint(alive),
         };
-        let Some(target) = target else {
+        let alive = self.answering(enough).await;
+        let able = voters
+            .intersection(&alive)
+            .filter(|voter| node_id.is_none_or(|node_id| node_id == **voter));
+        let Some(&target) = able.max_by_key(|voter| matched(&metrics, **voter)) else {
             return Err(match node_id {
-                Some(node_id) => refused(format!("node {node_id} is no voter: promote it first")),
+                Some(node_id) => refused(format!("node {node_id} does not answer")),
                 None => refused("no other voter answers"),
             });
         };
         let triggered = self.raft.trigger().transfer_leader(target).await;
         triggered.map_err(|error| refused(format!("this node stops: {error}")))?;
-        let own = self.own_id();
         let mut leader = None;
         let changed = self
             .wait(|metrics| {

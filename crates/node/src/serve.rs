@@ -1,5 +1,6 @@
 //! A whole node: opened, served, watched and stopped.
 
+mod compact;
 mod servers;
 mod stop;
 #[cfg(test)]
@@ -239,6 +240,8 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<ServeHandle, Serv
         )
         .map(Ok),
     );
+    let (raft, log_bytes) = (context.raft.clone(), context.config.raft.log_bytes);
+    tasks.spawn(compact::watch(raft, log.clone(), log_bytes, closing.clone()).map(Ok));
     tasks.spawn(watch_raft(context.raft.clone(), closing.clone()));
     context.raft.run();
     tracing::info!(node_id = context.config.node_id, %public, %peer, %http, "this node serves");

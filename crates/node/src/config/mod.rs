@@ -79,6 +79,8 @@ pub struct RaftTiming {
     pub election_ms_max: u64,
     /// A snapshot is taken after so many log entries.
     pub snapshot_entries: u64,
+    /// A snapshot is taken, too, when the log's files have so many bytes, and the log ends behind it then.
+    pub log_bytes: u64,
     /// Entries kept behind a snapshot, for followers that are a little late.
     pub keep_entries: u64,
 }
@@ -105,6 +107,7 @@ impl Default for RaftTiming {
             election_ms_min: 500,
             election_ms_max: 800,
             snapshot_entries: 50_000,
+            log_bytes: 1_024 * MIB,
             keep_entries: 5_000,
         }
     }
@@ -278,6 +281,12 @@ impl Config {
             100,
             100_000_000,
         );
+        let log_bytes = reader.number(
+            "raft.log_bytes",
+            Some(default.log_bytes),
+            512 * MIB,
+            u64::MAX,
+        );
         let keep_entries = reader.number(
             "raft.keep_entries",
             Some(default.keep_entries),
@@ -289,6 +298,7 @@ impl Config {
             election_ms_min: election_ms_min?,
             election_ms_max: election_ms_max?,
             snapshot_entries: snapshot_entries?,
+            log_bytes: log_bytes?,
             keep_entries: keep_entries?,
         })
     }

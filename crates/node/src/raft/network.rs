@@ -29,6 +29,9 @@ use tonic::{Code, Status, Streaming};
 /// HTTP/2's own keep-alive.
 const STALL: Duration = Duration::from_secs(10);
 
+/// How long opening a stream of appends may take, the connection included.
+const OPEN: Duration = Duration::from_secs(2);
+
 type AppendResult = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
 
 /// Makes links to other nodes.
@@ -135,7 +138,12 @@ impl PeerLink {
         };
         let mut client = self.client()?;
         let call = client.append(self.request(requests)?);
-        let answers = within(option.soft_ttl(), call)
+        // openraft gives a heartbeat no longer than that; for a stream the same would be too short on a slow network.
+        let limit = match self.purpose {
+            Purpose::Heartbeat => option.soft_ttl(),
+            Purpose::Log | Purpose::Snapshot => OPEN,
+        };
+        let answers = within(limit, call)
             .await
             .map_err(|status| self.failed(&status))?
             .into_inner();

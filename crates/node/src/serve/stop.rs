@@ -27,6 +27,7 @@ impl ServeHandle {
         } = &mut self.servers;
         let mut tasks_failed = pin!(async {
             tokio::select! {
+                biased;
                 error = Self::next_failure(tasks) => error,
                 error = Self::next_failure(peer_task) => error,
             }
@@ -36,8 +37,11 @@ impl ServeHandle {
             // The store can also go away without a failure; what else went away shows in the tasks.
             Ok(error) = &mut self.failure => error,
             error = &mut tasks_failed => match error {
-                // The state's own words come first, when it is what made consensus stop.
-                error @ (ServeError::Raft(_) | ServeError::Storage(_)) => self.failure.try_recv().unwrap_or(error),
+                // What made consensus stop says it in better words, where it was the disk.
+                error @ (ServeError::Raft(_) | ServeError::Storage(_)) => {
+                    let log = self.log.failure().map(storage_failed);
+                    log.or_else(|| self.failure.try_recv().ok()).unwrap_or(error)
+                }
                 error => error,
             },
         }

@@ -22,10 +22,15 @@ struct Cluster {
     folder: TempDir,
     peers: Vec<PeerConfig>,
     nodes: BTreeMap<u64, ServeHandle>,
+    snapshot_entries: u64,
 }
 
 impl Cluster {
     async fn start(count: u64) -> Self {
+        Self::start_with(count, 50_000).await
+    }
+
+    async fn start_with(count: u64, snapshot_entries: u64) -> Self {
         let (mut peers, mut listeners) = (Vec::new(), Vec::new());
         for node_id in 1..=count {
             let (peer, public) = (listener().await, listener().await);
@@ -41,6 +46,7 @@ impl Cluster {
             folder: tempfile::tempdir().unwrap(),
             peers,
             nodes: BTreeMap::new(),
+            snapshot_entries,
         };
         for (node_id, (peer, public)) in (1..).zip(listeners) {
             let listening = |listener| Some(Listening::on(listener).unwrap());
@@ -64,6 +70,8 @@ impl Cluster {
         config.peer = own.peer.parse().unwrap();
         config.public = own.public.parse().unwrap();
         config.peers.clone_from(&self.peers);
+        config.raft.snapshot_entries = self.snapshot_entries;
+        config.raft.keep_entries = 0;
         config
     }
 
@@ -286,6 +294,34 @@ async fn a_leader_that_dies_is_replaced_soon() {
         cluster.applied(leader) >= written
     })
     .await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_missed_what_is_purged_gets_a_snapshot() {
+    let mut cluster = Cluster::start_with(3, 100).await;
+    cluster.nodes[&1].context().cluster.init().await.unwrap();
+    let leader = cluster.leader().await;
+    let late = leader % 3 + 1;
+    cluster.stop(late).await;
+    let mut written = 0;
+    while written < 400 {
+        written = cluster.write(leader).await;
+    }
+    eventually("the log is purged beyond what the late node has", || {
+        let metrics = cluster.nodes[&leader].context().raft.metrics();
+        let purged = metrics.borrow_watched().purged;
+        purged.is_some_and(|id| id.index > 200)
+    })
+    .await;
+    cluster.start_node(late, Seams::default()).await;
+    eventually("the late node has everything", || {
+        cluster.applied(late) >= written
+    })
+    .await;
+    let status = cluster.status(late).await;
+    assert!(status.snapshot_index > 200, "{}", status.snapshot_index);
+    cluster.write(leader).await;
     cluster.shutdown().await;
 }
 
