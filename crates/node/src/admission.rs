@@ -133,9 +133,9 @@ impl Admission {
             .store(interface.watermark.0, Ordering::Release);
         view.finished
             .store(interface.finished_through().0, Ordering::Release);
-        let mut config = view.config.write().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&config, &interface.config) {
-            *config = Arc::clone(&interface.config);
+        if !Arc::ptr_eq(&view.config(), &interface.config) {
+            *view.config.write().unwrap_or_else(PoisonError::into_inner) =
+                Arc::clone(&interface.config);
         }
     }
 

@@ -22,7 +22,7 @@ use ordo_wire::v1::work_service_server::WorkServiceServer;
 use ordo_wire::v1::{Header, Reason};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use tonic::service::Routes;
 use uuid::Uuid;
@@ -200,6 +200,13 @@ fn check_headers(headers: &[Header]) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// Ends a stream with its reason; a client that does not read can't keep it open.
+async fn end<T>(responses: &mpsc::Sender<Result<T, Status>>, failure: &Failure) {
+    let told = responses.send(Err(failure.to_status()));
+    // Whoever left needs no reason.
+    let _ = tokio::time::timeout(ENDS_WITHIN, told).await;
 }
 
 /// What every stream has.

@@ -8,8 +8,9 @@ use ordo_core::{
 };
 use ordo_wire::v1::{Reason, SkipReason};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -140,33 +141,33 @@ pub struct Assignment {
 
 /// When a consumer was last heard of: written by its stream, read by the releaser.
 #[derive(Debug)]
-pub struct Heard(AtomicU64);
-
-/// Instants are kept as milliseconds since the first one that was asked for.
-static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+pub struct Heard {
+    opened: Instant,
+    /// Milliseconds after `opened`.
+    ms: AtomicU64,
+}
 
 impl Heard {
     /// Just now.
     #[must_use]
     pub fn now() -> Arc<Self> {
-        let heard = Arc::new(Self(AtomicU64::new(0)));
-        heard.touch();
-        heard
+        Arc::new(Self {
+            opened: Instant::now(),
+            ms: AtomicU64::new(0),
+        })
     }
 
     /// It was heard of just now.
     pub fn touch(&self) {
-        let passed = Instant::now().saturating_duration_since(*ORIGIN);
-        self.0.store(
-            u64::try_from(passed.as_millis()).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
+        let passed = self.opened.elapsed().as_millis();
+        self.ms
+            .store(u64::try_from(passed).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// When it was.
     #[must_use]
     pub fn at(&self) -> Instant {
-        *ORIGIN + std::time::Duration::from_millis(self.0.load(Ordering::Relaxed))
+        self.opened + Duration::from_millis(self.ms.load(Ordering::Relaxed))
     }
 }
 

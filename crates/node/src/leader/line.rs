@@ -32,6 +32,8 @@ pub(crate) struct Line {
     pub(super) given_back: Option<ConsumerId>,
     /// A `Grant` or `GrantEnd` is on its way.
     pub(super) proposing: bool,
+    /// What the destination had delivered and skipped at the last look, for the counts.
+    pub(super) counted: (u64, u64),
 }
 
 /// A consumer's subscription.
@@ -72,7 +74,7 @@ pub(super) struct Active {
 }
 
 impl Line {
-    pub(super) fn new(key: LineKey, name: &str, now: Instant) -> Self {
+    pub(super) fn new(key: LineKey, name: &str, counted: (u64, u64), now: Instant) -> Self {
         Self {
             key,
             name: name.to_owned(),
@@ -81,6 +83,7 @@ impl Line {
             absent_since: now,
             given_back: None,
             proposing: false,
+            counted,
         }
     }
 

@@ -154,6 +154,9 @@ impl Loops {
         leading.releaser.pump(state, now, has_quorum);
         let losses = leading.dispatcher.take_losses();
         let grants = leading.releaser.take_proposals();
+        let (delivered, skipped) = leading.releaser.take_acknowledged();
+        self.metrics.delivered.inc_by(delivered);
+        self.metrics.skipped.inc_by(skipped);
         self.metrics.losses.inc_by(losses.len() as u64);
         self.metrics
             .assignments_outstanding

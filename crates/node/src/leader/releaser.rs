@@ -39,6 +39,8 @@ pub(crate) struct Releaser {
     /// Lines where something may be sent.
     changed: BTreeSet<LineKey>,
     proposals: Vec<(Command, Tag)>,
+    /// Messages and skip markers acknowledged since they were last taken.
+    acknowledged: (u64, u64),
 }
 
 impl Releaser {
@@ -62,9 +64,10 @@ impl Releaser {
 
     fn line(&mut self, interface: &Interface, key: LineKey, now: Now) -> &mut Line {
         let name = interface.destination_name(key.destination);
-        self.lines
-            .entry(key)
-            .or_insert_with(|| Line::new(key, name, now.instant))
+        let destination = interface.destination(key.destination);
+        let counted = destination.map_or((0, 0), |there| (there.delivered, there.skipped));
+        let line = self.lines.entry(key);
+        line.or_insert_with(|| Line::new(key, name, counted, now.instant))
     }
 
     // ----- what the state did -----
@@ -199,6 +202,10 @@ impl Releaser {
             self.close(key);
             return;
         }
+        let counted = (destination.delivered, destination.skipped);
+        let before = std::mem::replace(&mut line.counted, counted);
+        self.acknowledged.0 += counted.0.saturating_sub(before.0);
+        self.acknowledged.1 += counted.1.saturating_sub(before.1);
         line.follow(interface, destination);
         self.suspended.clear(key);
         if destination.suspended_until > now.cluster && line.active.is_some() {
@@ -375,6 +382,11 @@ impl Releaser {
                 text,
             });
         }
+    }
+
+    /// Messages and skip markers acknowledged since the last call.
+    pub(crate) fn take_acknowledged(&mut self) -> (u64, u64) {
+        std::mem::take(&mut self.acknowledged)
     }
 
     /// What is to be proposed.

@@ -2,7 +2,7 @@
 
 mod answer;
 
-use super::{FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, Stream, bytes_of, failed, uuid_of};
+use super::{FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, Stream, bytes_of, end, failed, uuid_of};
 use crate::context::Context;
 use crate::leader::{
     Content, DeliverPush, Delivery, Event, Heard, SubscribeEvent, SubscriptionKey,
@@ -99,8 +99,7 @@ impl Pump {
             numbers,
         });
         if let Err(failure) = ended {
-            // Whoever left needs no reason.
-            let _ = responses.send(Err(failure.to_status())).await;
+            end(&responses, &failure).await;
         }
     }
 

@@ -2,7 +2,7 @@
 
 mod accept;
 
-use super::{ENDS_WITHIN, FRAMES_WAITING, Stream, failed, run_ended, stopped};
+use super::{ENDS_WITHIN, FRAMES_WAITING, Stream, end, failed, run_ended, stopped};
 use crate::context::Context;
 use crate::proposer::{Proposed, RunId, Standing};
 use accept::{Acceptor, Frame};
@@ -79,7 +79,7 @@ impl Pump {
         loop {
             if self.pending.is_empty() {
                 match &self.ends {
-                    Some((failure, _)) => return refuse(&responses, failure).await,
+                    Some((failure, _)) => return end(&responses, failure).await,
                     None if closed => return,
                     None => {}
                 }
@@ -100,7 +100,7 @@ impl Pump {
                 () = run_over(&mut self.stream.standing, run), if !ending => self.lose(),
                 proposed = first(&mut self.pending), if !self.pending.is_empty() => {
                     if let Err(failure) = self.answer(proposed, &responses).await {
-                        return refuse(&responses, &failure).await;
+                        return end(&responses, &failure).await;
                     }
                 }
                 frame = incoming.message(), if reads => match frame {
@@ -167,12 +167,17 @@ impl Pump {
                 next = first(&mut self.pending).now_or_never();
             }
         }
-        if !results.is_empty()
-            && responses
-                .send(Ok(v1::IngestResponse { results }))
-                .await
-                .is_err()
-        {
+        if results.is_empty() {
+            return ended.map_or(Ok(()), Err);
+        }
+        let sent = responses.send(Ok(v1::IngestResponse { results }));
+        // A client that does not read must not keep the node from stopping.
+        let sent = tokio::select! {
+            biased;
+            sent = sent => sent.is_ok(),
+            () = self.stream.context.stop.cancelled() => false,
+        };
+        if !sent {
             tracing::debug!("an ingest client left before it had its results");
             return Err(run_ended());
         }
@@ -194,9 +199,4 @@ async fn first(pending: &mut VecDeque<Frame>) -> Proposed {
         Some(proposed) => proposed.await,
         None => Ok(Vec::new()),
     }
-}
-
-async fn refuse(responses: &Responses, failure: &Failure) {
-    // Whoever left needs no reason.
-    let _ = responses.send(Err(failure.to_status())).await;
 }

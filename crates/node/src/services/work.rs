@@ -2,7 +2,7 @@
 
 mod report;
 
-use super::{FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, Stream, bytes_of, failed, uuid_of};
+use super::{FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, Stream, bytes_of, end, failed, uuid_of};
 use crate::context::Context;
 use crate::leader::{Assignment, Event, Freed, Hold, Place, WorkPush, WorkerHello, WorkerId};
 use crate::proposer::{Class, Proposed};
@@ -84,8 +84,7 @@ impl Pump {
             session: self.stream.session,
         });
         if let Err(failure) = ended {
-            // Whoever left needs no reason.
-            let _ = responses.send(Err(failure.to_status())).await;
+            end(&responses, &failure).await;
         }
     }
 
