@@ -1,6 +1,6 @@
 //! A node of an Ordo cluster: consensus, services and what the leader does between two entries.
 //!
-//! [`serve`](serve::serve) runs a whole node; [`start`](serve::start) does the same with the seams (connections,
+//! [`serve()`] runs a whole node; [`start()`] does the same with the seams (connections,
 //! clock, randomness) given, for tests and simulations. By default everything but the log's writer and the state
 //! machine, which have threads of their own, runs on the runtime it is called from: a `current_thread` one is best on
 //! up to two cores.

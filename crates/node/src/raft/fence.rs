@@ -12,7 +12,9 @@ use uuid::Uuid;
 
 /// What is known of all peers.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fences(Arc<Mutex<BTreeMap<(u64, Uuid), Arc<Fence>>>>);
+pub(crate) struct Fences(Arc<Mutex<ByNode>>);
+
+type ByNode = BTreeMap<(u64, Uuid), Arc<Fence>>;
 
 /// What one peer acknowledged.
 #[derive(Debug)]
