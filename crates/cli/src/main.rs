@@ -16,17 +16,19 @@ use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
 
 use args::{Cli, Command, OutputFormat};
+use exit::Exit;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = cli.global.output;
+    let cluster = cli.global.cluster.join(",");
     match run(cli) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let status = exit::status(&error);
             match output {
-                OutputFormat::Table => eprintln!("ordo: {error:#}"),
+                OutputFormat::Table => eprintln!("ordo: {error:#}{}", hint(&error, &cluster)),
                 OutputFormat::Json => eprintln!("{}", views::error(&error, status)),
             }
             ExitCode::from(status)
@@ -36,10 +38,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     let serves = matches!(cli.command, Command::Serve(_));
-    let default = if serves || matches!(cli.command, Command::Gateway(_)) {
-        "info"
-    } else {
-        "error"
+    let default = match cli.command {
+        // What consensus does in detail is for its developers.
+        Command::Serve(_) | Command::Gateway(_) => "info,openraft=warn",
+        _ => "error",
     };
     logs::init(&cli.global, default)?;
     let runtime = runtime(serves).context("starting the runtime")?;
@@ -54,6 +56,15 @@ fn runtime(serves: bool) -> io::Result<Runtime> {
         Builder::new_current_thread().enable_all().build()
     } else {
         Builder::new_multi_thread().enable_all().build()
+    }
+}
+
+/// Where nobody was reached, where they were looked for.
+fn hint(error: &anyhow::Error, cluster: &str) -> String {
+    if Exit::of(error) == Exit::Unavailable {
+        format!("\n      the cluster was looked for at {cluster} (--cluster, ORDO_CLUSTER)")
+    } else {
+        String::new()
     }
 }
 

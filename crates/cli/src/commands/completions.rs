@@ -1,5 +1,7 @@
 //! `ordo completions`.
 
+use std::io::{self, Write};
+
 use anyhow::Result;
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -14,11 +16,9 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    clap_complete::generate(
-        args.shell,
-        &mut Cli::command(),
-        "ordo",
-        &mut std::io::stdout(),
-    );
+    // Into memory first: the generator panics where the output is closed.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "ordo", &mut script);
+    io::stdout().lock().write_all(&script)?;
     Ok(())
 }

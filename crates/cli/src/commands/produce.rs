@@ -3,14 +3,16 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
-use ordo_client::{Accepted, Message, Producer, Receipt, SendError, Uuid, proto};
+use ordo_client::{Accepted, Admin, Message, OnRefusal, Producer, Receipt, SendError, Uuid, proto};
 use ordo_gateway::msh::Msh;
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::shutdown::Signals;
 use crate::args::{self, Global};
@@ -19,6 +21,8 @@ use crate::output::{self, Output};
 
 /// Unanswered messages at once: at most half of what an interface knows for deduplication by default.
 const UNANSWERED_MAX: usize = 500;
+/// How long a message may be unanswered before a person is told why.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// The longest line taken as a message, in bytes.
 const LINE_BYTES_MAX: usize = 32 << 20;
 
@@ -47,6 +51,9 @@ pub struct Args {
     /// Number the messages under this name, so that a repeated run of the same input is recognized without bound.
     #[arg(long, value_name = "NAME", default_value = "")]
     producer: String,
+    /// Fail where the interface can't take a message now (paused, window full) rather than wait; one is sent at a time.
+    #[arg(long)]
+    no_wait: bool,
 }
 
 /// Where messages come from.
@@ -67,55 +74,37 @@ pub async fn run(global: &Global, args: Args) -> Result<()> {
     let mut signals = Signals::new()?;
     let source = Source::open(&args)?;
     let total = source.count();
-    let producer = global
-        .connect()?
+    let cluster = global.connect()?;
+    let on_refusal = if args.no_wait {
+        OnRefusal::GiveUp
+    } else {
+        OnRefusal::Retry
+    };
+    let producer = cluster
         .producer()
         .name(&args.producer)
         .give_up_after(global.call_timeout())
+        .on_refusal(on_refusal)
         .start()?;
     let mut run = Run {
         output: Output::new(global.output),
         bar: bar(total),
-        interface: args.interface,
+        admin: cluster.admin().timeout(PATIENCE),
+        interface: args.interface.clone(),
+        // Nothing may pass a message that is given up.
+        unanswered_max: if args.no_wait { 0 } else { UNANSWERED_MAX },
         waiting: VecDeque::new(),
         summary: Summary::default(),
         worst: None,
     };
-    let mut items = source.read();
-    let mut number = 0;
-    loop {
-        let item = tokio::select! {
-            item = items.recv() => item,
-            () = signals.arrived() => None,
-        };
-        let Some(item) = item else { break };
-        let Item { label, message } = item?;
-        let (message_id, payload) = match message {
-            Ok(message) => message,
-            Err(text) => {
-                run.refused(&label, None, &text)?;
-                continue;
-            }
-        };
-        number += 1;
-        let numbered = !args.producer.is_empty();
-        let new_id = || {
-            let name = format!("{}/{}/{number}", run.interface, args.producer);
-            if numbered {
-                Uuid::new_v5(&NUMBERED, name.as_bytes())
-            } else {
-                Uuid::new_v4()
-            }
-        };
-        let message = Message {
-            message_id: Some(message_id.unwrap_or_else(new_id)),
-            payload,
-            headers: args.headers.clone(),
-            producer_sequence: numbered.then_some(number),
-        };
-        run.send(&producer, label, message).await?;
+    tokio::select! {
+        pumped = run.pump(source.read(), &producer, &args) => pumped?,
+        () = signals.arrived() => {
+            let unanswered = run.waiting.len();
+            run.bar.finish_and_clear();
+            bail!("interrupted: {unanswered} messages were read and not yet accepted");
+        }
     }
-    run.settle(0).await?;
     producer.close().await;
     run.finish()
 }
@@ -123,7 +112,9 @@ pub async fn run(global: &Global, args: Args) -> Result<()> {
 struct Run {
     output: Output,
     bar: ProgressBar,
+    admin: Admin,
     interface: String,
+    unanswered_max: usize,
     waiting: VecDeque<Waiting>,
     summary: Summary,
     /// The first failure, whose exit status is ours.
@@ -159,6 +150,43 @@ struct Line<'a> {
 }
 
 impl Run {
+    /// Sends everything and waits for the answers.
+    async fn pump(
+        &mut self,
+        mut items: mpsc::Receiver<Result<Item>>,
+        producer: &Producer,
+        args: &Args,
+    ) -> Result<()> {
+        let (mut number, is_numbered) = (0, !args.producer.is_empty());
+        while let Some(item) = items.recv().await {
+            let Item { label, message } = item?;
+            let (message_id, payload) = match message {
+                Ok(message) => message,
+                Err(text) => {
+                    self.refused(&label, None, &text)?;
+                    continue;
+                }
+            };
+            number += 1;
+            let new_id = || {
+                let name = format!("{}/{}/{number}", self.interface, args.producer);
+                if is_numbered {
+                    Uuid::new_v5(&NUMBERED, name.as_bytes())
+                } else {
+                    Uuid::new_v4()
+                }
+            };
+            let message = Message {
+                message_id: Some(message_id.unwrap_or_else(new_id)),
+                payload,
+                headers: args.headers.clone(),
+                producer_sequence: is_numbered.then_some(number),
+            };
+            self.send(producer, label, message).await?;
+        }
+        self.settle(0).await
+    }
+
     async fn send(&mut self, producer: &Producer, label: String, message: Message) -> Result<()> {
         let message_id = message.message_id.expect("given by the caller");
         match producer.enqueue(&self.interface, message).await {
@@ -169,19 +197,48 @@ impl Run {
             }),
             Err(error) => self.failed(&label, Some(message_id), error)?,
         }
-        self.settle(UNANSWERED_MAX).await
+        self.settle(self.unanswered_max).await
     }
 
     /// Waits until at most so many are unanswered.
     async fn settle(&mut self, unanswered: usize) -> Result<()> {
         while self.waiting.len() > unanswered {
-            let waiting = self.waiting.pop_front().expect("there are more than none");
-            match waiting.receipt.await {
+            let mut waiting = self.waiting.pop_front().expect("there are more than none");
+            let answer = match timeout(PATIENCE, &mut waiting.receipt).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    self.explain_wait(&waiting.label).await;
+                    waiting.receipt.await
+                }
+            };
+            match answer {
                 Ok(accepted) => self.accepted(&waiting.label, waiting.message_id, accepted)?,
                 Err(error) => self.failed(&waiting.label, Some(waiting.message_id), error)?,
             }
         }
         Ok(())
+    }
+
+    /// Tells a person why nothing seems to happen.
+    async fn explain_wait(&self, label: &str) {
+        let why = match self.admin.get_interface(&self.interface).await {
+            Ok(interface)
+                if interface
+                    .config
+                    .as_ref()
+                    .is_some_and(|config| config.paused) =>
+            {
+                "the interface is paused".to_owned()
+            }
+            Ok(interface) => {
+                let unreleased = interface.last_sequence.saturating_sub(interface.watermark);
+                format!("{unreleased} messages before it are not released yet")
+            }
+            Err(error) => error.to_string(),
+        };
+        let name = &self.interface;
+        self.bar
+            .suspend(|| eprintln!("{label} waits: {why} (`ordo why {name}` says more)"));
     }
 
     fn accepted(&mut self, label: &str, message_id: Uuid, accepted: Accepted) -> Result<()> {
@@ -269,10 +326,10 @@ impl Run {
             }
             output::line(&text)?;
         }
-        let what = format!("{refused} refused");
+        let what = format!("{refused} not accepted, the first that counts");
         match self.worst {
             Some(error) => Err(error.context(what)),
-            None if refused > 0 => anyhow::bail!("{what}: not messages that can be sent"),
+            None if refused > 0 => bail!("{refused} not accepted: no messages that can be sent"),
             None => Ok(()),
         }
     }
@@ -363,7 +420,7 @@ fn next_line(lines: &mut impl BufRead, number: &mut u64) -> Result<Option<Item>>
     if line.last() == Some(&b'\n') {
         line.pop();
     }
-    anyhow::ensure!(
+    ensure!(
         line.len() <= LINE_BYTES_MAX,
         "line {number} is longer than {LINE_BYTES_MAX} bytes"
     );
@@ -399,7 +456,7 @@ pub fn files_of(folder: &Path) -> Result<VecDeque<PathBuf>> {
             files.push(entry.path());
         }
     }
-    anyhow::ensure!(
+    ensure!(
         !files.is_empty(),
         "{} holds no .hl7 files",
         folder.display()

@@ -42,6 +42,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> Result<()> {
+    ordo_node::abort_on_panic();
     let mut signals = Signals::new()?;
     let overrides = Overrides {
         node_id: args.node_id,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use ordo_client::{Assignment, Cluster, Outcome, Worker, proto};
+use ordo_client::{Admin, Assignment, Cluster, Outcome, Worker, proto};
 use ordo_gateway::config::{GatewayConfig, ListenConfig, OutboundConfig, SendConfig};
 use ordo_gateway::gateway::Gateway;
 use ordo_gateway::lab::{Lab, LabAnswer, LabConfig};
@@ -14,7 +14,7 @@ use ordo_gateway::stages::{DEMO_STAGES, StageFn, StageResult, demo_stage};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::watch::{Event, Finish};
 use super::{Args, INTERFACES};
@@ -24,6 +24,10 @@ const WORKERS_PER_STAGE: usize = 2;
 /// How often the gateway looks whether the laboratory is back.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How long the gateway may take to get its grants.
+const GRANT_MAX: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Everybody but the nodes.
 pub struct Cast {
@@ -81,6 +85,7 @@ impl Cast {
                 workers.push(worker.with_context(|| format!("starting worker {name}-{number}"))?);
             }
         }
+        wait_for_consumers(&admin).await?;
         Ok(Self {
             labs,
             gateway,
@@ -105,6 +110,29 @@ impl Cast {
             lab.down().await;
         }
     }
+}
+
+/// Waits until the gateway holds every interface's grant, so that the first delivery is as fast as the others.
+async fn wait_for_consumers(admin: &Admin) -> Result<()> {
+    let granted = async {
+        for (name, _) in INTERFACES {
+            loop {
+                let interface = admin.get_interface(name).await?;
+                if interface
+                    .destinations
+                    .iter()
+                    .all(|destination| !destination.holder.is_empty())
+                {
+                    break;
+                }
+                sleep(LOOK_EVERY).await;
+            }
+        }
+        anyhow::Ok(())
+    };
+    timeout(GRANT_MAX, granted)
+        .await
+        .context("the gateway did not get its grants")?
 }
 
 fn gateway_config(labs: &[SocketAddr]) -> GatewayConfig {

@@ -17,7 +17,7 @@ mod watch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
 use crate::args::Global;
 use crate::commands::shutdown::Signals;
@@ -54,6 +54,10 @@ pub struct Args {
     seed: u64,
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted; everything is ended and removed")]
+struct Interrupted;
+
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if (0.1..=10_000.0).contains(&rate) => Ok(rate),
@@ -66,11 +70,12 @@ pub async fn run(global: &Global, args: Args) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let output = Output::new(global.output);
     let letters = letters::of(&args)?;
-    let screen = Screen::new(output.is_json(), args.no_faults);
+    let widths = letters.iter().flatten().map(|letter| letter.shown.len());
+    let screen = Screen::new(output.is_json(), args.no_faults, widths.max().unwrap_or(0));
     let mut nodes = Nodes::configure(args.keep).context("preparing three nodes")?;
     let played = tokio::select! {
         played = story::play(&args, letters, &screen, &mut nodes) => played,
-        () = signals.arrived() => Err(anyhow!("interrupted")),
+        () = signals.arrived() => Err(Interrupted.into()),
     };
     screen.finish();
     match played {
@@ -88,7 +93,11 @@ pub async fn run(global: &Global, args: Args) -> Result<ExitCode> {
             })
         }
         Err(error) => {
-            let last_words = nodes.last_words();
+            let last_words = if error.is::<Interrupted>() {
+                String::new()
+            } else {
+                nodes.last_words()
+            };
             nodes.end().await;
             if !last_words.is_empty() {
                 eprintln!("{last_words}");

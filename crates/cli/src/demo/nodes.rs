@@ -24,6 +24,8 @@ use crate::output::{self, Output};
 const COUNT: u64 = 3;
 /// How long a node may take to start. Far longer than it does.
 const START_MAX: Duration = Duration::from_secs(60);
+/// For so long, and a little less, a new leader lets workers come back before it hands work out.
+const NEW_LEADER: Duration = Duration::from_millis(250);
 /// Below the range from which systems take the ports of outgoing connections: a node that is down for a while would
 /// otherwise sometimes find its port taken, by a peer that tries to reach it even.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -113,7 +115,10 @@ impl Nodes {
             .init_cluster(&first)
             .await
             .context("making them a cluster")?;
-        self.leader_other_than(0, cluster).await
+        let leader = self.leader_other_than(0, cluster).await?;
+        // What is measured here is deliveries, not elections.
+        sleep(NEW_LEADER).await;
+        Ok(leader)
     }
 
     /// Starts one.
@@ -122,12 +127,7 @@ impl Nodes {
         let node = self.node(id);
         let log = File::options().create(true).append(true).open(&node.log)?;
         let mut command = Command::new(std::env::current_exe().context("finding this program")?);
-        command
-            .arg("--log")
-            .arg("info")
-            .arg("serve")
-            .arg("--config")
-            .arg(&node.config);
+        command.arg("serve").arg("--config").arg(&node.config);
         // A group of its own, so that an interrupt at the terminal reaches us alone, and we end them.
         command
             .process_group(0)

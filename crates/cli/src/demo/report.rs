@@ -48,6 +48,8 @@ struct Hospital {
     refused: u64,
     /// Accepted, and not skipped by the cluster.
     expected: u64,
+    /// Of those: with the MSH-10 of an earlier one of another sender, so that the laboratory discards them.
+    same_control_id: u64,
 }
 
 /// What the laboratory saw.
@@ -86,7 +88,8 @@ impl Latency {
     /// None of nothing.
     fn of(mut samples: Vec<Duration>) -> Option<Self> {
         samples.sort_unstable();
-        let ms = |duration: &Duration| duration.as_secs_f64() * 1e3;
+        // Whole microseconds: more digits would only look exact.
+        let ms = |duration: &Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         // The smallest sample that at least so many percent are no larger than.
         let percentile =
             |percent: usize| samples.get((samples.len() * percent).div_ceil(100).saturating_sub(1));
@@ -143,11 +146,14 @@ impl Report {
         let expected: Vec<_> = accepted
             .filter(|letter| letter.id.is_none_or(|id| !skipped.contains(&id)))
             .collect();
-        let ids: Vec<_> = expected
+        let mut known = HashSet::new();
+        let first = expected
             .iter()
-            .map(|letter| letter.control_id.clone())
-            .collect();
+            .filter(|letter| known.insert(&letter.control_id));
+        let ids: Vec<_> = first.map(|letter| letter.control_id.clone()).collect();
         let judgement = lab.judge(name, &ids);
+        // To Ordo, which looks at the sender too, the others are different messages.
+        let same_control_id = (expected.len() - ids.len()) as u64;
         let summary = lab.summary();
         let seen = summary.interfaces.get(name).copied().unwrap_or_default();
         let same = same_effects(expected.iter().copied());
@@ -159,7 +165,8 @@ impl Report {
                 accepted: fed.accepted.len() as u64,
                 repeated: fed.repeated,
                 refused: fed.refused,
-                expected: ids.len() as u64,
+                expected: expected.len() as u64,
+                same_control_id,
             },
             lab: LabSaw {
                 received: seen.received,
@@ -167,7 +174,7 @@ impl Report {
                 out_of_order: judgement.out_of_order,
                 lost: judgement.lost.len() as u64,
                 unexpected: judgement.unexpected.len() as u64,
-                repeats_on_the_wire: judgement.repeats,
+                repeats_on_the_wire: judgement.repeats.saturating_sub(same_control_id),
                 duplicated_effects: judgement.duplicated_effects.saturating_sub(same),
             },
             ordo: OrdoSays {
@@ -178,9 +185,8 @@ impl Report {
                 held: self.seen.lanes[lane].held,
             },
         };
-        let distinct = ids.iter().collect::<HashSet<_>>().len() as u64;
         self.problems
-            .extend(report.disagreements(distinct, skipped.len() as u64));
+            .extend(report.disagreements(skipped.len() as u64));
         self.clean = self.problems.is_empty();
         self.interfaces.push(report);
     }
@@ -196,6 +202,7 @@ impl Report {
         for lane in &self.interfaces {
             text.push_str(&lane.text());
         }
+        text.push('\n');
         if with_latency {
             let figures = [
                 ("sent → delivered (MLLP to MLLP)", &self.from_sent),
@@ -222,15 +229,16 @@ impl Report {
 }
 
 impl LaneReport {
-    /// Everything that must be equal and is not, or must be nothing and is something. `distinct` is how many different
-    /// control ids are among the expected, `skipped` how many messages the cluster said it skipped when asked for each.
-    fn disagreements(&self, distinct: u64, skipped: u64) -> Vec<String> {
+    /// Everything that must be equal and is not, or must be nothing and is something. `skipped` is how many messages
+    /// the cluster said it skipped when it was asked for each.
+    fn disagreements(&self, skipped: u64) -> Vec<String> {
         let Self {
             interface,
             hospital,
             lab,
             ordo,
         } = self;
+        let distinct = hospital.expected - hospital.same_control_id;
         let none = [
             ("messages out of order at the laboratory", lab.out_of_order),
             ("messages lost", lab.lost),
@@ -300,6 +308,9 @@ impl LaneReport {
         if hospital.repeated > 0 {
             sent.push(("sent twice", hospital.repeated));
         }
+        if hospital.same_control_id > 0 {
+            sent.push(("same MSH-10", hospital.same_control_id));
+        }
         let saw = [
             ("received", lab.received),
             ("out of order", lab.out_of_order),
@@ -331,7 +342,6 @@ impl LaneReport {
             let line = format!("  {sent}   {saw}   {says}");
             writeln!(text, "{}", line.trim_end()).expect("a String takes everything");
         }
-        text.push('\n');
         text
     }
 }
@@ -368,28 +378,28 @@ mod tests {
 
     #[test]
     fn an_interface_on_which_all_agree_has_no_problems() {
-        assert_eq!(lane().disagreements(96, 4), Vec::<String>::new());
+        assert_eq!(lane().disagreements(4), Vec::<String>::new());
     }
 
     #[test]
     fn whatever_is_wrong_is_named() {
         let mut lost = lane();
         (lost.lab.lost, lost.lab.filed) = (1, 95);
-        let problems = lost.disagreements(96, 4);
+        let problems = lost.disagreements(4);
         assert_eq!(problems[0], "radiology: 1 messages lost");
         assert!(
-            problems[1].contains("96 different messages expected, but 95 filed"),
+            problems[1].contains("96 different control ids expected, but 95 filed"),
             "{problems:?}"
         );
         let mut doubled = lane();
         doubled.lab.duplicated_effects = 2;
         assert_eq!(
-            doubled.disagreements(96, 4),
+            doubled.disagreements(4),
             ["radiology: 2 effects duplicated"]
         );
         let mut silent = lane();
         silent.ordo.skipped = 3;
-        assert_eq!(silent.disagreements(96, 4).len(), 2);
+        assert_eq!(silent.disagreements(4).len(), 2);
     }
 
     #[test]

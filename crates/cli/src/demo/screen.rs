@@ -13,6 +13,8 @@ pub struct Screen {
     silent: bool,
     /// No line for each delivery; a bar instead.
     quiet: bool,
+    /// The width of the column of control ids.
+    control_id_width: usize,
     bar: ProgressBar,
 }
 
@@ -42,7 +44,7 @@ impl Tone {
 
 impl Screen {
     /// The clock starts now.
-    pub fn new(silent: bool, quiet: bool) -> Self {
+    pub fn new(silent: bool, quiet: bool, control_id_width: usize) -> Self {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let shows_bar = quiet && !silent && std::io::stderr().is_terminal();
         let bar = if shows_bar {
@@ -58,6 +60,7 @@ impl Screen {
             colour,
             silent,
             quiet,
+            control_id_width,
             bar: bar.with_style(style),
         }
     }
@@ -87,8 +90,8 @@ impl Screen {
         let sequence = sequence
             .map(|sequence| format!("#{sequence}"))
             .unwrap_or_default();
-        let clock = self.clock();
-        self.print(&format!("{clock}  {interface:<10} {sequence:>5}  {message_type:<8} {control_id:<12} {word}  {text}"));
+        let (clock, width) = (self.clock(), self.control_id_width);
+        self.print(&format!("{clock}  {interface:<10} {sequence:>5}  {message_type:<8} {control_id:<width$} {word}  {text}"));
     }
 
     /// How far it is, for those who see no lines.

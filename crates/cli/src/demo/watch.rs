@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use ordo_client::proto::MessageStatus;
+use ordo_client::proto::{Message, MessageEventKind, MessageStatus};
 use ordo_client::{Admin, MessageKey, Uuid};
 use ordo_gateway::stages::DEMO_STAGES;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -185,7 +185,11 @@ impl<'a> Watch<'a> {
             }
             Reply::Refused { code, text } => {
                 let letter = &lane.letters[place];
-                let text = format!("{code}: {text} ({})", letter.label);
+                let text = if letter.label == letter.control_id {
+                    format!("{code}: {text}")
+                } else {
+                    format!("{code} to {}: {text}", letter.label)
+                };
                 lane.print(self.screen, letter, None, "REFUSED", Tone::Notable, &text);
             }
         }
@@ -319,14 +323,7 @@ impl<'a> Watch<'a> {
             let passed = self.lanes[lane].next;
             let message = self.message(lane, MessageKey::Sequence(passed)).await?;
             let id = Uuid::from_slice(&message.message_id).unwrap_or_default();
-            let reason = message
-                .events
-                .iter()
-                .rev()
-                .find(|event| !event.reason.is_empty());
-            let reason = reason
-                .map(|event| format!("{}: {}", event.place, event.reason))
-                .unwrap_or_default();
+            let reason = reason(&message);
             let place = self.lanes[lane].by_id.get(&id).copied();
             let watched = &mut self.lanes[lane];
             watched.next += 1;
@@ -360,7 +357,7 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    async fn message(&self, lane: usize, key: MessageKey) -> Result<ordo_client::proto::Message> {
+    async fn message(&self, lane: usize, key: MessageKey) -> Result<Message> {
         let name = self.lanes[lane].name;
         self.admin
             .get_message(name, key)
@@ -419,6 +416,27 @@ impl<'a> Lane<'a> {
             text,
         });
     }
+}
+
+/// Why a message was skipped, and where it is now.
+fn reason(message: &Message) -> String {
+    let event = message
+        .events
+        .iter()
+        .rev()
+        .find(|event| !event.reason.is_empty());
+    let is_filtered = message
+        .events
+        .iter()
+        .any(|event| event.kind() == MessageEventKind::Filtered);
+    let now = if is_filtered {
+        ""
+    } else {
+        " (now a dead letter)"
+    };
+    event
+        .map(|event| format!("{}: {}{now}", event.place, event.reason))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -181,7 +181,7 @@ impl Card for Interface {
                     lines(&self.stages, Stage::sentence)
                 },
             ),
-            ("sequences", format!("1 to {}", self.last_sequence)),
+            ("sequences", self.sequences()),
             ("released", format!("through {}", self.watermark)),
             ("failed", unless_zero(self.failed)),
             ("filtered", unless_zero(self.filtered)),
@@ -247,6 +247,13 @@ impl Row for InterfaceRow {
 }
 
 impl Interface {
+    fn sequences(&self) -> String {
+        match self.last_sequence {
+            0 => "none yet".to_owned(),
+            last => format!("1 to {last}"),
+        }
+    }
+
     fn state(&self) -> String {
         let mut states = Vec::new();
         if self.paused {
@@ -293,10 +300,7 @@ impl Card for Explanation {
     fn properties(&self) -> Vec<(&'static str, String)> {
         let mut properties = vec![
             ("interface", self.interface.name.clone()),
-            (
-                "sequences",
-                format!("1 to {}", self.interface.last_sequence),
-            ),
+            ("sequences", self.interface.sequences()),
             ("released", format!("through {}", self.interface.watermark)),
         ];
         if let Some(head) = &self.head {
