@@ -39,8 +39,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     let serves = matches!(cli.command, Command::Serve(_));
     let default = match cli.command {
-        // What consensus does in detail is for its developers.
-        Command::Serve(_) | Command::Gateway(_) => "info,openraft=warn",
+        // What consensus does in detail is for its developers; a node that can't be reached is ours to say, once.
+        Command::Serve(_) | Command::Gateway(_) => "info,openraft=error",
         _ => "error",
     };
     logs::init(&cli.global, default)?;

@@ -19,8 +19,9 @@ use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use ordo_storage::{LogId, Member, Snapshot, SnapshotFolder, TypeConfig, Vote};
 use ordo_wire::internal::v1 as proto;
 use proto::peer_service_client::PeerServiceClient;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -39,6 +40,7 @@ type AppendResult = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>
 pub(crate) struct PeerNetwork {
     peers: Peers,
     fences: Fences,
+    reach: Arc<Mutex<BTreeMap<u64, Arc<Reach>>>>,
 }
 
 impl PeerNetwork {
@@ -46,6 +48,7 @@ impl PeerNetwork {
         Self {
             peers,
             fences: Fences::default(),
+            reach: Arc::default(),
         }
     }
 
@@ -59,6 +62,13 @@ impl PeerNetwork {
                 storage_id: member.storage_id,
             },
             fence: self.fences.of(target, member.storage_id),
+            reach: Arc::clone(
+                self.reach
+                    .lock()
+                    .expect("no code panics while it holds this lock")
+                    .entry(target)
+                    .or_default(),
+            ),
         }
     }
 }
@@ -86,6 +96,31 @@ pub(crate) struct PeerLink {
     address: String,
     to: NodeName,
     fence: Arc<Fence>,
+    reach: Arc<Reach>,
+}
+
+/// Whether a node answers, so that a change is said once and not at every try.
+#[derive(Debug, Default)]
+pub(crate) struct Reach(AtomicBool);
+
+impl Reach {
+    fn lost(&self, node_id: u64, address: &str, status: &Status) {
+        if !self.0.swap(true, Ordering::AcqRel) {
+            tracing::warn!(
+                node_id,
+                address,
+                "a node cannot be reached: {}",
+                status.message()
+            );
+        }
+    }
+
+    fn found(&self, node_id: u64) {
+        // Read first: this is asked at every answer.
+        if self.0.load(Ordering::Acquire) && self.0.swap(false, Ordering::AcqRel) {
+            tracing::info!(node_id, "a node answers again");
+        }
+    }
 }
 
 impl PeerLink {
@@ -117,24 +152,30 @@ impl PeerLink {
 
     async fn append_stream<S>(
         &self,
-        input: S,
+        mut input: S,
         option: RPCOption,
     ) -> Result<BoxStream<'static, AppendResult>, RPCError<TypeConfig>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
+        let (sent, term) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        // openraft waits its back-off within this stream, so a first request must be taken before anything can fail.
+        let Some(first) = input.next().await else {
+            return Ok(Box::pin(stream::empty()));
+        };
         self.fence
             .check()
             .map_err(|lost| RPCError::Unreachable(Unreachable::new(&lost)))?;
-        let (sent, term) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let requests = {
             let (sent, term) = (Arc::clone(&sent), Arc::clone(&term));
-            input.map(move |request| {
-                // All requests of one stream are of one leader in one term.
-                term.store(request.vote.leader_id.term, Ordering::Release);
-                sent.fetch_add(1, Ordering::AcqRel);
-                convert::append_to_proto(request)
-            })
+            stream::once(async { first })
+                .chain(input)
+                .map(move |request| {
+                    // All requests of one stream are of one leader in one term.
+                    term.store(request.vote.leader_id.term, Ordering::Release);
+                    sent.fetch_add(1, Ordering::AcqRel);
+                    convert::append_to_proto(request)
+                })
         };
         let mut client = self.client()?;
         let call = client.append(self.request(requests)?);
@@ -145,7 +186,10 @@ impl PeerLink {
         };
         let answers = within(limit, call)
             .await
-            .map_err(|status| self.failed(&status))?
+            .map_err(|status| {
+                self.reach.lost(self.to.node_id, &self.address, &status);
+                self.failed(&status)
+            })?
             .into_inner();
         let session = Session {
             answers,
@@ -153,6 +197,7 @@ impl PeerLink {
             received: 0,
             term,
             fence: Arc::clone(&self.fence),
+            reach: Arc::clone(&self.reach),
             to: self.to,
             from: self.peers.identity.node_id(),
             address: self.address.clone(),
@@ -177,6 +222,7 @@ struct Session {
     received: u64,
     term: Arc<AtomicU64>,
     fence: Arc<Fence>,
+    reach: Arc<Reach>,
     to: NodeName,
     from: u64,
     address: String,
@@ -219,6 +265,7 @@ impl Session {
             }
         };
         self.received += 1;
+        self.reach.found(self.to.node_id);
         Some(match convert::appended(answer) {
             Ok(result) => self.fenced(result),
             Err(error) => Err(RPCError::Unreachable(Unreachable::new(&error))),

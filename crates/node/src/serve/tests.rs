@@ -3,12 +3,15 @@
 use super::{Seams, ServeHandle, start};
 use crate::config::{Config, PeerConfig};
 use crate::error::ServeError;
-use crate::net::Listening;
+use crate::net::{Dial, Io, Listening, TcpDial};
+use futures_util::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use ordo_wire::v1::{GetClusterStatusResponse, NodeRole, Reason};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -294,6 +297,50 @@ async fn a_leader_that_dies_is_replaced_soon() {
         cluster.applied(leader) >= written
     })
     .await;
+    cluster.shutdown().await;
+}
+
+/// Dials TCP and counts.
+#[derive(Default)]
+struct Counting(AtomicUsize);
+
+impl Dial for Arc<Counting> {
+    fn dial(&self, address: &str) -> BoxFuture<'static, std::io::Result<Box<dyn Io>>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        TcpDial.dial(address)
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_away_is_not_called_all_the_time() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.nodes[&1].context().cluster.init().await.unwrap();
+    let counting = Arc::new(Counting::default());
+    let leader = cluster.leader().await;
+    cluster.stop(leader).await;
+    let dial = Arc::new(Arc::clone(&counting));
+    cluster
+        .start_node(
+            leader,
+            Seams {
+                dial,
+                ..Seams::default()
+            },
+        )
+        .await;
+    let admin = cluster.nodes[&cluster.leader().await]
+        .context()
+        .cluster
+        .clone();
+    eventually("it has caught up", || cluster.applied(leader) > 0).await;
+    admin.transfer(Some(leader)).await.unwrap();
+    cluster.stop(leader % 3 + 1).await;
+    cluster.write(leader).await;
+    // How often it dials in a second is the very question here.
+    let before = counting.0.load(Ordering::Relaxed);
+    sleep(Duration::from_secs(1)).await;
+    let dialled = counting.0.load(Ordering::Relaxed) - before;
+    assert!(dialled < 50, "{dialled} times in a second");
     cluster.shutdown().await;
 }
 
