@@ -308,6 +308,14 @@ impl Nodes {
             .ok()
     }
 
+    /// The same, with the hash of its state.
+    pub async fn status_with_hash(&self, place: usize) -> Option<proto::GetClusterStatusResponse> {
+        let address = self.nodes[place].public.to_string();
+        let admin = self.cluster().ok()?.admin();
+        let status = admin.cluster_status_with_hash(&address).await.ok()?;
+        (!status.state_hash.is_empty()).then_some(status)
+    }
+
     /// Waits until a node answers.
     pub async fn wait_up(&self, place: usize) {
         let what = format!(
@@ -349,7 +357,7 @@ impl Nodes {
                 if !self.nodes[place].runs() {
                     continue;
                 }
-                let status = self.status(place).await?;
+                let status = self.status_with_hash(place).await?;
                 let this = (status.applied_index, status.state_hash);
                 match &seen {
                     Some(other) if other.0 != this.0 => return None,

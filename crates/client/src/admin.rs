@@ -317,7 +317,7 @@ impl Admin {
     /// # Errors
     /// See [`CallError`].
     pub async fn cluster_status(&self) -> Result<GetClusterStatusResponse, CallError> {
-        let request = GetClusterStatusRequest {};
+        let request = GetClusterStatusRequest::default();
         self.call(Kind::ReadAnywhere, request, async |mut c, r| {
             c.get_cluster_status(r).await
         })
@@ -333,8 +333,28 @@ impl Admin {
         address: &str,
     ) -> Result<GetClusterStatusResponse, CallError> {
         let limit = self.timeout.min(Duration::from_secs(2));
-        let request =
-            async |mut client: Client| client.get_cluster_status(GetClusterStatusRequest {}).await;
+        self.status_of(address, limit, false).await
+    }
+
+    /// The same, with the hash of the node's whole state, all of which it reads for that. One try.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn cluster_status_with_hash(
+        &self,
+        address: &str,
+    ) -> Result<GetClusterStatusResponse, CallError> {
+        self.status_of(address, self.timeout, true).await
+    }
+
+    async fn status_of(
+        &self,
+        address: &str,
+        limit: Duration,
+        with_state_hash: bool,
+    ) -> Result<GetClusterStatusResponse, CallError> {
+        let message = GetClusterStatusRequest { with_state_hash };
+        let request = async |mut client: Client| client.get_cluster_status(message).await;
         let result = self.attempt(address, limit, request).await;
         result.map_err(|refusal| final_error(Box::new(refusal), Kind::Read))
     }

@@ -41,7 +41,7 @@ pub trait ClusterAdmin: Send + Sync + 'static {
     /// Hands leadership to a voter, or to the one that is furthest; answers who leads then.
     async fn transfer(&self, node_id: Option<u64>) -> Result<u64, Failure>;
     /// What this node knows.
-    async fn status(&self) -> Result<v1::GetClusterStatusResponse, Failure>;
+    async fn status(&self, with_state_hash: bool) -> Result<v1::GetClusterStatusResponse, Failure>;
 }
 
 /// The hash of the whole state and the index it is of.
@@ -434,9 +434,12 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
         }
     }
 
-    async fn status(&self) -> Result<v1::GetClusterStatusResponse, Failure> {
+    async fn status(&self, with_state_hash: bool) -> Result<v1::GetClusterStatusResponse, Failure> {
         let metrics = self.metrics();
-        let hash = (self.state_hash)().await;
+        let hash = match with_state_hash {
+            true => (self.state_hash)().await,
+            false => None,
+        };
         let leads = metrics.state == ServerState::Leader;
         let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
         let nodes = metrics.membership_config.nodes().map(|(node_id, member)| {

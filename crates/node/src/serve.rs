@@ -35,7 +35,7 @@ use tokio::sync::{Mutex as AsyncMutex, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// How long the hash of the whole state may take before a status goes without it.
-const HASH_WITHIN: Duration = Duration::from_secs(5);
+const HASH_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a node meets the world through. Tests and simulations replace parts of it.
 pub struct Seams {

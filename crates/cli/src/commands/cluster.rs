@@ -14,7 +14,7 @@ pub enum Command {
     /// Make the nodes of a node's configuration a cluster; once.
     Init,
     /// Show the cluster and its nodes.
-    Status,
+    Status(StatusArgs),
     /// Add a node as a learner: it gets the data and has no vote.
     Add(Add),
     /// Make a learner that has caught up a voter.
@@ -23,6 +23,13 @@ pub enum Command {
     Remove(Node),
     /// Hand leadership to another node.
     Transfer(Transfer),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Also hash every node's whole state: equal at the same applied index.
+    #[arg(long)]
+    hash: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,7 +69,7 @@ pub async fn run(global: &Global, command: Command) -> Result<()> {
             let object = json!({ "cluster_id": id.to_string() });
             output.done(&format!("cluster {id} initialized"), &object)
         }
-        Command::Status => output.card(&status(&admin).await?),
+        Command::Status(StatusArgs { hash }) => output.card(&status(&admin, hash).await?),
         Command::Add(Add {
             node_id,
             peer,
@@ -102,11 +109,14 @@ pub async fn run(global: &Global, command: Command) -> Result<()> {
 }
 
 /// The whole as the leader sees it where one can be found, and every node's own word.
-async fn status(admin: &Admin) -> Result<Status> {
+async fn status(admin: &Admin, hash: bool) -> Result<Status> {
     let mut whole = admin.cluster_status().await?;
     let mut own = Vec::new();
     for node in &whole.nodes {
-        own.push(admin.cluster_status_of(&node.public_address).await);
+        own.push(match hash {
+            true => admin.cluster_status_with_hash(&node.public_address).await,
+            false => admin.cluster_status_of(&node.public_address).await,
+        });
     }
     let leads = |answer: &Result<GetClusterStatusResponse, CallError>| matches!(answer, Ok(answer) if answer.node_id == answer.leader_id && answer.term >= whole.term);
     // Only the leader knows how far every node's disk is.

@@ -105,7 +105,7 @@ impl Cluster {
         self.nodes[&node_id]
             .context()
             .cluster
-            .status()
+            .status(true)
             .await
             .unwrap()
     }

@@ -219,9 +219,10 @@ impl AdminService for Admin {
 
     async fn get_cluster_status(
         &self,
-        _: Request<v1::GetClusterStatusRequest>,
+        request: Request<v1::GetClusterStatusRequest>,
     ) -> Answer<v1::GetClusterStatusResponse> {
-        respond(self.context.cluster.status().await)
+        let with_state_hash = request.into_inner().with_state_hash;
+        respond(self.context.cluster.status(with_state_hash).await)
     }
 
     async fn add_node(&self, request: Request<v1::AddNodeRequest>) -> Answer<v1::AddNodeResponse> {
