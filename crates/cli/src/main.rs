@@ -13,10 +13,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use ordo_client::Reason;
 use tokio::runtime::{Builder, Runtime};
 
 use args::{Cli, Command, OutputFormat};
-use exit::Exit;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -61,7 +61,8 @@ fn runtime(serves: bool) -> io::Result<Runtime> {
 
 /// Where nobody was reached, where they were looked for.
 fn hint(error: &anyhow::Error, cluster: &str) -> String {
-    if Exit::of(error) == Exit::Unavailable {
+    let refusal = error.chain().find_map(views::refusal_of);
+    if refusal.is_some_and(|refusal| refusal.reason == Reason::Unspecified) {
         format!("\n      the cluster was looked for at {cluster} (--cluster, ORDO_CLUSTER)")
     } else {
         String::new()

@@ -114,7 +114,8 @@ pub fn error(error: &anyhow::Error, exit: u8) -> String {
     serde_json::to_string(&view).expect("texts and numbers serialize")
 }
 
-fn refusal_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Refusal> {
+/// What a node said, where the cause of an error is that.
+pub fn refusal_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Refusal> {
     if let Some(error) = cause.downcast_ref::<CallError>() {
         return Some(error.refusal());
     }

@@ -94,15 +94,16 @@ pub async fn run(global: &Global, args: Args) -> Result<()> {
         // Nothing may pass a message that is given up.
         unanswered_max: if args.no_wait { 0 } else { UNANSWERED_MAX },
         waiting: VecDeque::new(),
+        unanswered: 0,
         summary: Summary::default(),
         worst: None,
     };
     tokio::select! {
         pumped = run.pump(source.read(), &producer, &args) => pumped?,
         () = signals.arrived() => {
-            let unanswered = run.waiting.len();
+            let unanswered = run.unanswered;
             run.bar.finish_and_clear();
-            bail!("interrupted: {unanswered} messages were read and not yet accepted");
+            bail!("interrupted: {unanswered} messages have no answer; some may have been accepted");
         }
     }
     producer.close().await;
@@ -116,6 +117,8 @@ struct Run {
     interface: String,
     unanswered_max: usize,
     waiting: VecDeque<Waiting>,
+    /// How many had no answer when one was last waited for.
+    unanswered: usize,
     summary: Summary,
     /// The first failure, whose exit status is ours.
     worst: Option<anyhow::Error>,
@@ -203,6 +206,7 @@ impl Run {
     /// Waits until at most so many are unanswered.
     async fn settle(&mut self, unanswered: usize) -> Result<()> {
         while self.waiting.len() > unanswered {
+            self.unanswered = self.waiting.len();
             let mut waiting = self.waiting.pop_front().expect("there are more than none");
             let answer = match timeout(PATIENCE, &mut waiting.receipt).await {
                 Ok(answer) => answer,

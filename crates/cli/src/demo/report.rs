@@ -268,7 +268,7 @@ impl LaneReport {
                 ordo.delivered,
             ),
             (
-                "different messages expected",
+                "different control ids expected",
                 distinct,
                 "filed by the laboratory",
                 lab.filed,
