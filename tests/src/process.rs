@@ -137,11 +137,10 @@ impl Node {
     /// When it does not.
     pub async fn ended(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("the node was started");
-        let ended = eventually("the node to end", async || {
+        eventually("the node to end", async || {
             process.try_wait().expect("it is our child")
         })
-        .await;
-        ended
+        .await
     }
 
     /// Whether the process runs.
