@@ -31,14 +31,14 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
-    /// Addresses of nodes; any of the cluster's will do.
+    /// Addresses of nodes; one finds the cluster, several find it also while one of them is down.
     #[arg(
         long,
         global = true,
         env = "ORDO_CLUSTER",
         value_name = "ADDR,ADDR",
         value_delimiter = ',',
-        default_value = "127.0.0.1:7400"
+        default_values = ["127.0.0.1:7400", "127.0.0.1:7410", "127.0.0.1:7420"]
     )]
     pub cluster: Vec<String>,
     /// Tables for people or JSON for programs.
@@ -308,6 +308,8 @@ mod tests {
     fn the_cluster_is_a_list_of_addresses() {
         let cli = Cli::try_parse_from(["ordo", "why", "x", "--cluster", "a:1,b:2"]).unwrap();
         assert_eq!(cli.global.cluster, ["a:1", "b:2"]);
+        let default = Cli::command().render_long_help().to_string();
+        assert!(default.contains("127.0.0.1:7420"), "{default}");
         let cli = Cli::try_parse_from(["ordo", "-o", "json", "why", "x"]).unwrap();
         assert_eq!(cli.global.output, OutputFormat::Json);
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ordo_client::{Answer, Delivery, SubscribeTo};
+use ordo_client::{Answer, ConsumeError, Delivery, GrantState, SubscribeTo, Subscription};
 use serde::Serialize;
 
 use super::exec::{Exec, Verdict};
@@ -17,14 +17,17 @@ use crate::views::{self, Payload};
 
 /// The pause before a delivery is tried again when a program asked for it.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long nothing comes before a person is told that there is no grant yet.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Each message is acknowledged when it has been printed, written or handled. A program gets the \
-                        payload on standard input and answers by its exit status: 0 done, 75 again later (an attempt \
-                        is counted), 69 the receiver can't be reached (none is), 65 and 77 never; the last line on \
-                        standard error is the reason. It finds ORDO_INTERFACE, ORDO_INTERFACE_ID, ORDO_INCARNATION, \
-                        ORDO_SEQUENCE, ORDO_EPOCH and ORDO_MESSAGE_ID in its environment."
+                        payload on standard input and answers by its exit status: 0 done, 69 the receiver can't be \
+                        reached (no attempt is counted), 65 and 77 never, 75 and any other again later (an attempt is \
+                        counted); the last line on standard error is the reason. It finds ORDO_INTERFACE, \
+                        ORDO_INTERFACE_ID, ORDO_INCARNATION, ORDO_SEQUENCE, ORDO_EPOCH and ORDO_MESSAGE_ID \
+                        in its environment."
 )]
 pub struct Args {
     /// The interface's name.
@@ -74,12 +77,12 @@ pub async fn run(global: &Global, args: Args) -> Result<()> {
     }
     let mut subscription = consumer.subscribe(to);
     let idle = args.idle.map_or(Duration::MAX, Duration::from_secs);
-    let mut done = 0;
+    let (mut done, mut told) = (0, None);
     while args.count.is_none_or(|count| done < count) {
         let delivery = tokio::select! {
             biased;
             () = signals.arrived() => break,
-            next = tokio::time::timeout(idle, subscription.next()) => match next {
+            next = tokio::time::timeout(idle, next(&mut subscription, &mut told)) => match next {
                 Ok(Some(delivery)) => delivery?,
                 Ok(None) | Err(_) => break,
             },
@@ -95,6 +98,34 @@ pub async fn run(global: &Global, args: Args) -> Result<()> {
     drop(subscription);
     consumer.close().await;
     Ok(())
+}
+
+/// The next delivery. While there is no grant, a person is told so, once for each reason.
+async fn next(
+    subscription: &mut Subscription,
+    told: &mut Option<String>,
+) -> Option<Result<Delivery, ConsumeError>> {
+    loop {
+        if let Ok(next) = tokio::time::timeout(PATIENCE, subscription.next()).await {
+            return next;
+        }
+        let waits = waits(&subscription.state());
+        if waits.is_some() && *told != waits {
+            eprintln!("{}", waits.as_deref().unwrap_or_default());
+            *told = waits;
+        }
+    }
+}
+
+/// Why nothing can come.
+fn waits(state: &GrantState) -> Option<String> {
+    match state {
+        GrantState::Connecting => Some("waits: no leader has answered yet".to_owned()),
+        GrantState::Waiting { holder } => {
+            Some(format!("waits in line: consumer {holder} receives now"))
+        }
+        GrantState::Granted { .. } | GrantState::Ended => None,
+    }
 }
 
 fn give(delivery: Delivery, answer: Answer) {
@@ -176,7 +207,7 @@ impl Receiver {
     }
 }
 
-/// The payload as it is, and a line's end; a skip marker goes to standard error.
+/// The payload as it is, and a line's end where it has none; a skip marker goes to standard error.
 fn print(delivery: &Delivery) -> Result<()> {
     if let Some(reason) = delivery.skip_reason() {
         let reason = views::word(reason.as_str_name(), "SKIP_REASON_");
@@ -185,7 +216,9 @@ fn print(delivery: &Delivery) -> Result<()> {
     }
     let mut out = io::stdout().lock();
     out.write_all(delivery.payload())?;
-    out.write_all(b"\n")?;
+    if delivery.payload().last() != Some(&b'\n') {
+        out.write_all(b"\n")?;
+    }
     out.flush()?;
     Ok(())
 }
@@ -254,6 +287,18 @@ fn answer_of(verdict: Verdict) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_consumer_without_the_grant_says_who_has_it() {
+        let holder = "lab-1".to_owned();
+        let text = waits(&GrantState::Waiting { holder });
+        assert!(text.is_some_and(|text| text.contains("lab-1")));
+        let granted = GrantState::Granted {
+            epoch: 1,
+            checkpoint: 0,
+        };
+        assert_eq!(waits(&granted), None);
+    }
 
     #[test]
     fn a_programs_verdict_becomes_an_answer() {

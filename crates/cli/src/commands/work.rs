@@ -16,10 +16,10 @@ use crate::exit::UsageError;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A program gets the payload on standard input and answers by its exit status: 0 done (what it \
-                        wrote to standard output is the new payload; nothing: unchanged), 75 again later, 65 reject, \
-                        77 filter; the last line on standard error is the reason. It finds ORDO_INTERFACE, \
-                        ORDO_INTERFACE_ID, ORDO_SEQUENCE, ORDO_STAGE, ORDO_ATTEMPTS and ORDO_MESSAGE_ID in its \
-                        environment."
+                        wrote to standard output is the new payload; nothing: unchanged), 65 reject, 77 filter, 75 \
+                        and any other again later; the last line on standard error is the reason. It finds \
+                        ORDO_INTERFACE, ORDO_INTERFACE_ID, ORDO_SEQUENCE, ORDO_STAGE, ORDO_ATTEMPTS and \
+                        ORDO_MESSAGE_ID in its environment."
 )]
 pub struct Args {
     /// The stages worked on; without --exec: validate, enrich or route, for HL7 orders.

@@ -117,10 +117,12 @@ impl Row for Member {
     ];
 
     fn cells(&self) -> Vec<String> {
+        // What a node was not asked for, or did not answer.
         let own = |value: fn(&Own) -> String| {
             self.own
                 .as_ref()
                 .map(value)
+                .filter(|text| !text.is_empty())
                 .unwrap_or_else(|| "–".to_owned())
         };
         let role = match (&self.unreachable, self.role.as_str()) {

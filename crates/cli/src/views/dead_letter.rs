@@ -57,6 +57,15 @@ impl DeadLetterRow {
             format!("→ {}", self.destination)
         }
     }
+
+    /// "attempts in enrich", "delivery rejected at lab"
+    fn failed(&self) -> String {
+        let cause = self.cause.replace('_', " ");
+        match self.destination.as_str() {
+            "" => format!("{cause} in {}", self.stage),
+            destination => format!("{cause} at {destination}"),
+        }
+    }
 }
 
 impl Row for DeadLetterRow {
@@ -142,10 +151,7 @@ impl Card for DeadLetter {
             ("interface", row.interface.clone()),
             ("sequence", row.sequence.to_string()),
             ("message id", row.message_id.clone()),
-            (
-                "failed",
-                format!("{} in {}", row.cause.replace('_', " "), row.place()),
-            ),
+            ("failed", row.failed()),
             ("reason", row.reason.clone()),
             ("failed at", time(row.failed_at_ms)),
             ("attempts", unless_zero(row.attempts.into())),

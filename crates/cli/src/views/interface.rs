@@ -137,7 +137,7 @@ impl Destination {
             self.name, self.checkpoint, self.delivered, self.skipped, self.in_flight
         );
         if self.suspended_ms > 0 {
-            text.push_str(&format!(", suspended for {}", span(self.suspended_ms)));
+            text.push_str(&format!(", suspended for {} more", span(self.suspended_ms)));
         }
         if self.attempts > 0 {
             text.push_str(&format!(
@@ -399,7 +399,7 @@ mod tests {
         let interface = Interface::from(wire());
         let sentence = interface.destinations[0].sentence();
         assert!(
-            sentence.ends_with("no consumer, suspended for 2.5 s: no connection"),
+            sentence.ends_with("no consumer, suspended for 2.5 s more: no connection"),
             "{sentence}"
         );
     }

@@ -84,10 +84,10 @@ impl Message {
             text.push_str(&format!(", again in {}", span(self.retry_in_ms)));
         }
         if self.attempts > 0 {
-            text.push_str(&format!(", {} failed attempts", self.attempts));
+            text.push_str(&format!(", {}", counted(self.attempts, "failed attempt")));
         }
         if self.losses > 0 {
-            text.push_str(&format!(", {} workers lost", self.losses));
+            text.push_str(&format!(", {} lost", counted(self.losses, "worker")));
         }
         text
     }
@@ -104,6 +104,11 @@ impl Row for Event {
             self.reason.clone(),
         ]
     }
+}
+
+/// "1 worker", "2 workers".
+fn counted(count: u32, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Headers as lines for a person.
@@ -184,7 +189,7 @@ mod tests {
         assert_eq!(json["events"][0]["at_ms"], 1_767_600_000_000_u64);
         assert_eq!(
             message.standing(),
-            "#17 pending in enrich, again in 1.5 s, 1 failed attempts"
+            "#17 pending in enrich, again in 1.5 s, 1 failed attempt"
         );
         let history = message.below().unwrap();
         assert!(
