@@ -115,7 +115,9 @@ impl fmt::Display for Refusal {
             Reason::Unspecified => write!(f, "{} ({:?})", self.text, self.code)?,
             reason => write!(f, "{} ({})", self.text, reason.as_str_name())?,
         }
-        for violation in &self.fields {
+        // A node's text is that of the first violation already.
+        let others = self.fields.iter().filter(|v| v.text != self.text);
+        for violation in others {
             write!(f, "; {}: {}", violation.field, violation.text)?;
         }
         Ok(())

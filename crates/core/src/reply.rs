@@ -105,7 +105,11 @@ pub enum Refusal {
     },
     #[error("the interface's dead letters are at their cap: {count} with {bytes} bytes of payload")]
     DeadLettersFull { count: usize, bytes: u64 },
-    #[error("there is no dead letter for {0:?}")]
+    #[error(
+        "sequence {} has no dead letter of {}",
+        .0.sequence,
+        if .0.destination.is_some() { "that destination" } else { "a stage" }
+    )]
     UnknownDeadLetter(DeadLetterKey),
     #[error("the dead letter is being redriven as sequence {0}")]
     BeingRedriven(Sequence),

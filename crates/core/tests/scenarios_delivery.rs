@@ -187,7 +187,7 @@ fn a_redrive_above_the_watermark_is_in_place() {
         retry 2 enrich                  -> done
         lose 2 enrich                   -> done
         reject 2 enrich                 -> done
-        discard 1                       -> refused: there is no dead letter for DeadLetterKey { sequence: 1, destination: None }
+        discard 1                       -> refused: sequence 1 has no dead letter of a stage
         redrive 2 in_place              -> in place
         redrive 2                       -> refused: the dead letter is being redriven as sequence 2
         discard 2                       -> refused: the dead letter is being redriven as sequence 2
