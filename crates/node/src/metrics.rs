@@ -251,7 +251,7 @@ impl Metrics {
         );
         r.register(
             "flushed_index",
-            "Last index that a crash does not undo",
+            "Last index whose state is on disk as such; what follows is replayed from the log",
             self.storage.flushed_index.clone(),
         );
         self.registry = registry;

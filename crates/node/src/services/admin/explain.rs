@@ -85,6 +85,7 @@ fn look_at(interface: &Interface, glance: &Glance<'_>, wall_ms: u64) -> Seen {
             response.head = Some(message);
         }
     }
+    response.sentences.extend(full(interface));
     if interface.config.paused {
         response
             .sentences
@@ -102,6 +103,26 @@ fn look_at(interface: &Interface, glance: &Glance<'_>, wall_ms: u64) -> Seen {
         id: interface.id,
         response,
         tried,
+    }
+}
+
+/// Where producers are refused because too much is in the interface.
+fn full(interface: &Interface) -> Option<String> {
+    let (window, backlog) = (interface.window(), interface.backlog());
+    let config = &interface.config;
+    if backlog >= config.backlog {
+        Some(format!(
+            "the backlog is full: {backlog} released messages wait for the slowest destination, {} are allowed; \
+             ingest is refused",
+            config.backlog
+        ))
+    } else if window >= u64::from(config.window) {
+        Some(format!(
+            "the window is full: {window} sequences are not released, {} are allowed; ingest is refused",
+            config.window
+        ))
+    } else {
+        None
     }
 }
 

@@ -5,8 +5,8 @@ use super::{Admin, unknown_interface};
 use crate::context::Context;
 use crate::leader::{Glance, Place};
 use ordo_core::{
-    DeadLetter, EventKind, EventRow, Interface, InterfaceConfig, InterfaceId, MessageId, Record,
-    Sequence, Slot, Status,
+    DeadLetter, DestinationNumber, EventKind, EventRow, Interface, InterfaceConfig, InterfaceId,
+    MessageId, Record, Sequence, Slot, Status,
 };
 use ordo_storage::StoreError;
 use ordo_wire::convert::headers_to_proto;
@@ -151,9 +151,14 @@ fn describe(context: &Context, name: &str, known: &Known) -> Result<v1::Message,
                 );
                 return Err(Failure::new(Reason::UnknownMessage, text));
             };
-            describe_record(&mut message, &record);
+            describe_record(&mut message, &record, &known.config);
             let same = record.config_version == known.config_version;
-            message.events = history(&Past::of_record(&record), &known.config, same, rows);
+            message.events = history(
+                &Past::of_record(&record, &known.config),
+                &known.config,
+                same,
+                rows,
+            );
         }
     }
     if let Some(letter) = &known.letter {
@@ -182,14 +187,23 @@ fn describe_slot(message: &mut v1::Message, slot: &Slot, config: &InterfaceConfi
     message.redrive_of = slot.redrive_of.as_ref().map_or(0, |key| key.sequence.0);
 }
 
-fn describe_record(message: &mut v1::Message, record: &Record) {
+fn describe_record(message: &mut v1::Message, record: &Record, config: &InterfaceConfig) {
     message.message_id = bytes_of(record.message_id.0);
-    message.set_status(match record.status {
-        Status::Ready => MessageStatus::Delivered,
-        Status::Pending | Status::Failed(_) | Status::Filtered => MessageStatus::Skipped,
+    message.set_status(match was_delivered(record, config) {
+        true => MessageStatus::Delivered,
+        false => MessageStatus::Skipped,
     });
     message.payload_bytes = record.payload_bytes.into();
     message.redrive_of = record.redrive_of.map_or(0, |key| key.sequence.0);
+}
+
+/// Whether a destination took it: one that all of them refused was not delivered.
+fn was_delivered(record: &Record, config: &InterfaceConfig) -> bool {
+    let took = |number| {
+        let number = DestinationNumber(number);
+        record.destinations.contains(number) && !record.rejected.contains(number)
+    };
+    record.status == Status::Ready && (0u8..).zip(&config.destinations).any(|(n, _)| took(n))
 }
 
 /// What of a message's past stands in its slot, record or dead letter.
@@ -209,10 +223,10 @@ impl<'a> Past<'a> {
         }
     }
 
-    fn of_record(record: &'a Record) -> Self {
-        let kind = match record.status {
-            Status::Ready => MessageEventKind::Delivered,
-            _ => MessageEventKind::Skipped,
+    fn of_record(record: &'a Record, config: &InterfaceConfig) -> Self {
+        let kind = match was_delivered(record, config) {
+            true => MessageEventKind::Delivered,
+            false => MessageEventKind::Skipped,
         };
         let finished = Some((record.finished_at.0, kind));
         Self {
