@@ -11,7 +11,7 @@ use ordo_wire::internal::v1 as proto;
 use proto::install_snapshot_request::Part;
 use proto::peer_service_server::PeerServiceServer;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status, Streaming};
@@ -27,6 +27,8 @@ pub(crate) struct PeerService<SM: Machine> {
     store: StateStore,
     public: String,
     installing: Arc<Mutex<()>>,
+    /// The refusal that was logged last: a node that is refused calls again and again.
+    refused: std::sync::Mutex<String>,
 }
 
 impl<SM: Machine> PeerService<SM> {
@@ -43,15 +45,27 @@ impl<SM: Machine> PeerService<SM> {
             store,
             public,
             installing: Arc::default(),
+            refused: std::sync::Mutex::default(),
         })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
+    /// Checks who calls whom. What is refused is a person's business: data of another cluster, or a node set up anew.
+    fn check<T>(&self, request: &Request<T>) -> Result<NodeName, Status> {
+        check(request.metadata(), &self.identity).inspect_err(|status| {
+            let mut last = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            if *last != status.message() {
+                status.message().clone_into(&mut last);
+                tracing::error!("a node's call was refused: {}", status.message());
+            }
+        })
+    }
+
     /// Checks a candidate's call. An append or a snapshot comes from a leader, whom a quorum checked so; there, only
     /// the cluster and the addressee are looked at, since a node that missed a membership change can't know better.
     fn candidate<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let from = check(request.metadata(), &self.identity)?;
+        let from = self.check(request)?;
         check_candidate(from, &handshake::membership(&self.raft)).inspect_err(|status| {
             tracing::warn!(
                 node_id = from.node_id,
@@ -121,7 +135,7 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
         &self,
         request: Request<Streaming<proto::AppendRequest>>,
     ) -> Result<Response<AppendStream>, Status> {
-        check(request.metadata(), &self.identity)?;
+        self.check(&request)?;
         // A broken or malformed request ends what openraft reads; what it took before is still answered.
         let requests = stream::unfold(request.into_inner(), |mut requests| async move {
             let request = match requests.message().await {
@@ -194,7 +208,7 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
         &self,
         request: Request<proto::TransferLeaderRequest>,
     ) -> Result<Response<proto::TransferLeaderResponse>, Status> {
-        check(request.metadata(), &self.identity)?;
+        self.check(&request)?;
         let request = convert::transfer(request.into_inner())?;
         let answer = self
             .raft
@@ -208,7 +222,7 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
         &self,
         request: Request<Streaming<proto::InstallSnapshotRequest>>,
     ) -> Result<Response<proto::InstallSnapshotResponse>, Status> {
-        let from = check(request.metadata(), &self.identity)?;
+        let from = self.check(request)?;
         let vote = self
             .receive(request.into_inner())
             .await
