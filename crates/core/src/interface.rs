@@ -177,7 +177,8 @@ pub struct Destination {
     pub suspended_until: ClusterTime,
     /// Failed tries of checkpoint + 1.
     pub attempts: u32,
-    /// What its consumer said last of checkpoint + 1 when it did not acknowledge it; empty after an ack.
+    /// What its consumer said last of checkpoint + 1 when it did not acknowledge it; empty only while it has not
+    /// said anything but an ack.
     pub reason: String,
     /// Messages acknowledged so far.
     pub delivered: u64,

@@ -91,6 +91,24 @@ fn a_delivery_is_tried_again_after_a_pause_and_then_given_up() {
 }
 
 #[test]
+fn a_reason_is_kept_of_a_consumer_that_gives_none() {
+    run("
+        interface lab                   -> version 1
+        ingest a                        -> 1
+        grant default                   -> epoch 1 after 0
+        reason default                  ->
+        unavailable default 1 why=      -> checkpoint 0
+        reason default                  -> no reason given
+        again default 1 why=            -> checkpoint 0
+        reason default                  -> no reason given
+        again default 1 why=closed      -> checkpoint 0
+        reason default                  -> closed
+        ack default 1                   -> checkpoint 1
+        reason default                  ->
+    ");
+}
+
+#[test]
 fn a_refused_delivery_is_a_dead_letter_for_that_destination() {
     run("
         interface lab to=his,ris        -> version 1

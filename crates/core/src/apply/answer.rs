@@ -7,6 +7,9 @@ use crate::interface::{DeadLetter, Destination, FailCause, Status};
 use crate::mutation::EventKind;
 use crate::reply::{Refusal, Reply};
 
+/// Stands for what a consumer did not say.
+const NO_REASON: &str = "no reason given";
+
 impl Context<'_> {
     pub(super) fn answer(&mut self, command: Answer) -> Result<Reply, Refusal> {
         let mut lane = self.lane(command.interface)?;
@@ -111,7 +114,14 @@ impl Lane<'_> {
     }
 
     /// Nothing is sent for a while, and what was sent before is void.
+    ///
+    /// That there is a reason tells a later leader that checkpoint + 1 was tried and is to be tried alone: so there
+    /// is always one.
     fn postpone(&mut self, number: DestinationNumber, after_ms: u64, reason: String) {
+        let reason = match reason.is_empty() {
+            true => NO_REASON.to_owned(),
+            false => reason,
+        };
         let until = self.clock.cluster_time.after_ms(after_ms);
         let destination = self.destination(number);
         destination.suspended_until = until;

@@ -465,6 +465,9 @@ impl Lane {
             let destination = &mut self.destinations[number];
             destination.suspended_until = now + after_ms;
             destination.reason.clone_from(reason);
+            if reason.is_empty() {
+                destination.reason = "no reason given".to_owned();
+            }
             destination.epoch += 1;
         }
         reply

@@ -12,6 +12,7 @@
 //! update version=.. [as for interface]           forget SEQUENCE
 //! time +MS|-MS                                   lost (a proposal)          position TERM.RUN.N (of the next one)
 //! see DESTINATION | slot SEQUENCE | letters | stored SEQUENCE | known a | watermark | counts DESTINATION
+//! reason DESTINATION
 //! ```
 
 use super::bench::{Bench, Replica};
@@ -146,7 +147,7 @@ impl Scenario {
                 });
                 String::new()
             }
-            "see" | "slot" | "letters" | "stored" | "known" | "watermark" | "counts" => {
+            "see" | "slot" | "letters" | "stored" | "known" | "watermark" | "counts" | "reason" => {
                 self.question(words)
             }
             _ => {
@@ -379,6 +380,10 @@ impl Scenario {
                     .join(", ")
             }
             "stored" => self.stored(Sequence(words.number(1))),
+            "reason" => {
+                let there = interface.destination(self.destination(words.at(1)));
+                there.expect("it was named").reason.clone()
+            }
             _ => {
                 let destination = self.destination(words.at(1));
                 let there = interface.destination(destination).expect("it was named");
