@@ -1,7 +1,8 @@
 //! Hands work to workers: by credits, fair across interfaces, the head of a lane first.
 //!
 //! Assignments and leases live here alone and die with the leader; what a report may still do is decided by the
-//! turn it carries. A loss is a command.
+//! turn it carries. A loss is a command. Leases and graces are counted in cluster time, which a pause of the leader
+//! moves by a second at most: the reports that waited for it are heard before any lease ends.
 
 use super::FixedMap;
 use super::deadlines::Deadlines;
@@ -14,13 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a worker whose stream closed may take to come back.
-pub(crate) const RECONNECT_GRACE: Duration = Duration::from_secs(1);
+/// How long a worker whose stream closed may take to come back, in milliseconds of cluster time.
+pub(crate) const RECONNECT_GRACE_MS: u64 = 1_000;
 /// How long a new leader waits for workers to say what they hold.
 pub(crate) const LEADER_GRACE: Duration = Duration::from_millis(200);
 /// Assignments given to one worker before it is the next one's turn.
 const SHARE_MAX: usize = 32;
-/// Messages waiting to be alone that are looked at in one round.
+/// Messages waiting to be alone, and with a worker for them, that are looked at in one round.
 const ALONE_LOOKED_AT: usize = 64;
 
 /// Both clocks, read once a round.
@@ -52,10 +53,12 @@ pub(crate) struct Dispatcher {
     /// Messages whose time has not come.
     delayed: BTreeSet<(ClusterTime, Place)>,
     /// Of each worker: its first lease to end, or the end of its grace.
-    pub(super) deadlines: Deadlines<Instant, SessionId>,
+    pub(super) deadlines: Deadlines<ClusterTime, SessionId>,
     opens_at: Instant,
     /// Workers with something in their frames.
     dirty: Vec<SessionId>,
+    /// Workers that get nothing until their hands are empty.
+    reserved: Vec<SessionId>,
     losses: Vec<Lost>,
 }
 
@@ -73,6 +76,7 @@ impl Dispatcher {
             deadlines: Deadlines::default(),
             opens_at: now.instant + LEADER_GRACE,
             dirty: Vec::new(),
+            reserved: Vec::new(),
             losses: Vec::new(),
         };
         for interface in state.interfaces() {
@@ -170,7 +174,7 @@ impl Dispatcher {
 
     /// Ends leases and graces that are over, and wakes what waited for its time.
     pub(crate) fn tick(&mut self, state: &State, now: Now) {
-        while let Some(session) = self.deadlines.pop_due(now.instant) {
+        while let Some(session) = self.deadlines.pop_due(now.cluster) {
             let Some(worker) = self.workers.get_mut(&session) else {
                 continue;
             };
@@ -184,7 +188,7 @@ impl Dispatcher {
                 }
                 if gone {
                     self.lose(state, place, held, format!("worker {name} went away"));
-                } else if held.lease_until <= now.instant {
+                } else if held.lease_until <= now.cluster {
                     self.lose(
                         state,
                         place,
@@ -192,9 +196,9 @@ impl Dispatcher {
                         format!("worker {name} did not report within its lease"),
                     );
                 } else {
-                    next = Some(
-                        next.map_or(held.lease_until, |next: Instant| next.min(held.lease_until)),
-                    );
+                    next = Some(next.map_or(held.lease_until, |next: ClusterTime| {
+                        next.min(held.lease_until)
+                    }));
                 }
             }
             if gone {
@@ -239,8 +243,11 @@ impl Dispatcher {
     /// When there is something to do next without anything else happening; by either clock.
     pub(crate) fn next(&self, now: Now) -> (Option<Instant>, Option<ClusterTime>) {
         let opens = (now.instant < self.opens_at).then_some(self.opens_at);
-        let instant = self.deadlines.next().into_iter().chain(opens).min();
-        (instant, self.delayed.first().map(|(at, _)| *at))
+        let delayed = self.delayed.first().map(|(at, _)| *at);
+        (
+            opens,
+            self.deadlines.next().into_iter().chain(delayed).min(),
+        )
     }
 
     // ----- work -----
@@ -307,6 +314,10 @@ impl Dispatcher {
     }
 
     fn assign(&mut self, state: &State, place: Place, session: SessionId, now: Now) {
+        // A lane may have held it twice, and both were taken before the first was assigned.
+        if self.held.contains_key(&place) {
+            return;
+        }
         let Some(interface) = state.interface(place.interface) else {
             return;
         };
@@ -321,7 +332,7 @@ impl Dispatcher {
         let Some(worker) = self.workers.get_mut(&session) else {
             return;
         };
-        let lease_until = now.instant + Duration::from_millis(stage.lease_ms.into());
+        let lease_until = now.cluster.after_ms(stage.lease_ms.into());
         let held = Held {
             session,
             stage: slot.stage,
@@ -354,63 +365,71 @@ impl Dispatcher {
     /// Messages that lost a worker before go to one with empty hands, which gets nothing else until it reports. Where
     /// nobody's hands are empty, one worker per stage gets no more until they are.
     fn place_alone(&mut self, state: &State, now: Now) {
+        // Chosen anew each time: what a worker was reserved for may have come to its end elsewhere. Nobody else gets
+        // to hold less than the one that is given nothing, so that it is chosen again for as long as there is cause.
+        for session in std::mem::take(&mut self.reserved) {
+            if let Some(worker) = self.workers.get_mut(&session) {
+                worker.reserved = false;
+            }
+        }
         for queue in 0..self.queues.len() {
-            let places: Vec<Place> = self.queues[queue]
-                .alone
+            if !self.queues[queue].alone.is_empty() {
+                self.place_alone_of(state, queue, now);
+            }
+        }
+    }
+
+    fn place_alone_of(&mut self, state: &State, queue: usize, now: Now) {
+        let serves = |session: &SessionId| {
+            let worker = self.workers.get(session);
+            worker.is_some_and(|worker| worker.can_be_alone(queue))
+        };
+        let mut able: Vec<SessionId> = self.rotation.iter().copied().filter(serves).collect();
+        let mut reserved = false;
+        let mut looked_at = 0;
+        let mut next = self.queues[queue].alone.first().copied();
+        while let Some(place) = next.filter(|_| !able.is_empty() && looked_at < ALONE_LOOKED_AT) {
+            let check = Check {
+                state,
+                now: now.cluster,
+                held: &self.held,
+            };
+            let ready = self.queues[queue].is_alone_ready(&check, place);
+            let Some(interface) = state.interface(place.interface).filter(|_| ready) else {
+                next = self.queues[queue].alone_after(place);
+                continue;
+            };
+            let workers = &self.workers;
+            let best = able
                 .iter()
-                .take(ALONE_LOOKED_AT)
-                .copied()
-                .collect();
-            let mut reserved = self
-                .workers
-                .values()
-                .any(|worker| worker.reserved == Some(queue));
-            for place in places {
-                let check = Check {
-                    state,
-                    now: now.cluster,
-                    held: &self.held,
-                };
-                if !self.queues[queue].is_alone_ready(&check, place) {
-                    continue;
-                }
-                let Some(interface) = state.interface(place.interface) else {
-                    continue;
-                };
-                let fit = |session: &&SessionId| {
-                    let worker = self.workers.get(session);
-                    worker.is_some_and(|worker| worker.can_be_alone(queue, &interface.name))
-                };
-                let held = |session: &&SessionId| {
-                    self.workers
-                        .get(session)
-                        .map_or(u32::MAX, |worker| worker.held)
-                };
-                let Some(session) = self.rotation.iter().filter(fit).min_by_key(held).copied()
-                else {
-                    continue;
-                };
-                let Some(worker) = self.workers.get_mut(&session) else {
-                    continue;
-                };
-                if worker.held == 0 {
-                    worker.reserved = None;
+                .filter_map(|session| Some((*session, workers.get(session)?)))
+                .filter(|(_, worker)| interface.name.starts_with(&worker.prefix))
+                .min_by_key(|(_, worker)| worker.held)
+                .map(|(session, worker)| (session, worker.held));
+            // What nobody can take hides nothing that somebody can.
+            looked_at += usize::from(best.is_some());
+            next = match best {
+                Some((session, 0)) => {
                     self.queues[queue].alone.remove(&place);
+                    able.retain(|able| *able != session);
                     self.assign(state, place, session, now);
-                } else if !reserved {
+                    self.queues[queue].alone_after(place)
+                }
+                Some((session, _)) if !reserved => {
                     reserved = true;
-                    worker.reserved = Some(queue);
+                    self.reserve(session);
+                    self.queues[queue].alone_after_interface(place.interface)
                 }
-            }
-            if self.queues[queue].alone.is_empty() {
-                for worker in self
-                    .workers
-                    .values_mut()
-                    .filter(|worker| worker.reserved == Some(queue))
-                {
-                    worker.reserved = None;
-                }
-            }
+                // The others of the interface would find the same workers.
+                _ => self.queues[queue].alone_after_interface(place.interface),
+            };
+        }
+    }
+
+    fn reserve(&mut self, session: SessionId) {
+        if let Some(worker) = self.workers.get_mut(&session) {
+            worker.reserved = true;
+            self.reserved.push(session);
         }
     }
 

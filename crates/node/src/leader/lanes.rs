@@ -10,6 +10,7 @@ use super::workers::Held;
 use ordo_core::{ClusterTime, Interface, InterfaceId, Sequence, Slot, State, Status};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Bytes an interface may spend in one turn.
@@ -87,6 +88,20 @@ impl Lanes {
     pub(crate) fn push_alone(&mut self, place: Place) {
         self.alone.insert(place);
         self.seen = true;
+    }
+
+    /// The next message that waits to be alone.
+    pub(crate) fn alone_after(&self, place: Place) -> Option<Place> {
+        let after = (Bound::Excluded(place), Bound::Unbounded);
+        self.alone.range(after).next().copied()
+    }
+
+    /// The next interface's first message that waits to be alone.
+    pub(crate) fn alone_after_interface(&self, interface: InterfaceId) -> Option<Place> {
+        self.alone_after(Place {
+            interface,
+            sequence: Sequence(u64::MAX),
+        })
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 /// Lumps after which frames go out even while the machine has more to do.
 const LUMPS_HELD_BACK: u32 = 4;
 /// How long a leader whose quorum lease has lapsed waits before it looks again.
-const RECHECK: Duration = Duration::from_millis(50);
+pub(super) const RECHECK: Duration = Duration::from_millis(50);
 /// Losses in one proposal.
 const LOSSES_AT_ONCE: usize = 512;
 
@@ -176,7 +176,7 @@ impl Loops {
         }
         self.proposer
             .set_period_runs(leading.dispatcher.is_waiting() || leading.releaser.is_waiting());
-        let due = due(leading, now, has_quorum);
+        let due = due(&leading.dispatcher, &leading.releaser, now, has_quorum);
         // Woken too early is harmless; a watch that did not change wakes nobody.
         self.wake
             .send_if_modified(|there| std::mem::replace(there, due) != due);
@@ -220,14 +220,24 @@ impl Loops {
     }
 }
 
-/// When to look again.
-fn due(leading: &Leading, now: Now, has_quorum: bool) -> Option<Instant> {
-    let (work, delayed) = leading.dispatcher.next(now);
-    let (lines, suspended) = leading.releaser.next(now);
+/// When to look again. Without the quorum's word nothing goes out, cluster time may stand still, and what it has made
+/// due stays due: looking again now and then is enough.
+pub(super) fn due(
+    dispatcher: &Dispatcher,
+    releaser: &Releaser,
+    now: Now,
+    has_quorum: bool,
+) -> Option<Instant> {
+    let (work, by_cluster_time) = dispatcher.next(now);
+    let (lines, suspended) = releaser.next(now);
     let after = |at: ClusterTime| {
         now.instant + Duration::from_millis(at.0.saturating_sub(now.cluster.0).max(1))
     };
-    let by_cluster_time = delayed.into_iter().chain(suspended).map(after);
+    let by_cluster_time = by_cluster_time
+        .into_iter()
+        .chain(suspended)
+        .filter(|_| has_quorum)
+        .map(after);
     let lapsed = (!has_quorum).then(|| now.instant + RECHECK);
     work.into_iter()
         .chain(lines)

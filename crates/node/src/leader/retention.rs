@@ -52,12 +52,7 @@ async fn sweep(
     loop {
         let name = after.clone();
         let (finished, last) = machine.query(move |view| chunk(view.state, &name)).await?;
-        let forget = |finished: &Finished| old_through(store, finished, before);
-        let commands: Vec<Command> = finished
-            .iter()
-            .filter_map(forget)
-            .map(Command::ForgetFinished)
-            .collect();
+        let commands = commands_of(store, &finished, before).await;
         if !commands.is_empty() {
             proposer.propose_and_forget(commands);
         }
@@ -66,6 +61,20 @@ async fn sweep(
             None => return Ok(()),
         }
     }
+}
+
+/// What is to be forgotten. Others get their turn between two interfaces: each takes a few dozen reads of the disk.
+async fn commands_of(
+    store: &StateStore,
+    finished: &[Finished],
+    before: ClusterTime,
+) -> Vec<Command> {
+    let mut commands = Vec::new();
+    for finished in finished {
+        commands.extend(old_through(store, finished, before).map(Command::ForgetFinished));
+        tokio::task::yield_now().await;
+    }
+    commands
 }
 
 /// The next interfaces by name, and the last one's name unless there are no more.
@@ -112,4 +121,39 @@ fn old_through(
         interface: finished.interface,
         through,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+    use super::*;
+    use ordo_storage::StoreOptions;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    use uuid::Uuid;
+
+    #[test]
+    fn a_sweep_lets_others_run_between_two_interfaces() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = StateStore::open(folder.path(), StoreOptions::default()).unwrap();
+        let finished: Vec<Finished> = (1..=5)
+            .map(|n| Finished {
+                interface: InterfaceId(Uuid::from_u128(n)),
+                from: Sequence(1),
+                through: Sequence(100),
+            })
+            .collect();
+        let mut sweep = pin!(commands_of(&store, &finished, ClusterTime(1)));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut turns = 1;
+        let commands = loop {
+            match sweep.as_mut().poll(&mut context) {
+                Poll::Ready(commands) => break commands,
+                Poll::Pending => turns += 1,
+            }
+        };
+        assert!(commands.is_empty(), "there are no records");
+        assert!(turns >= finished.len(), "{turns} turns");
+    }
 }

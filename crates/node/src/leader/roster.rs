@@ -1,11 +1,9 @@
 //! Workers that come, come back and leave, and what becomes of what they hold.
 
-use super::dispatcher::{Dispatcher, Now, RECONNECT_GRACE, current_turn};
+use super::dispatcher::{Dispatcher, Now, RECONNECT_GRACE_MS, current_turn};
 use super::events::{Freed, Hold, Place, SessionId, WorkPush, WorkerHello};
 use super::workers::{CREDITS_MAX, Held, Worker};
-use ordo_core::{Slot, State, Status};
-use std::time::Duration;
-use tokio::time::Instant;
+use ordo_core::{ClusterTime, Slot, State, Status};
 
 impl Dispatcher {
     /// A worker comes, or comes back: what it names it holds, what it held and does not name is ready again.
@@ -42,7 +40,7 @@ impl Dispatcher {
             credits: hello.credits.min(CREDITS_MAX),
             held: 0,
             alone: false,
-            reserved: None,
+            reserved: false,
             draining: false,
             push: Some(hello.push),
             frame: Vec::new(),
@@ -77,7 +75,7 @@ impl Dispatcher {
         let Some(worker) = self.workers.get_mut(&session) else {
             return;
         };
-        let lease_until = now.instant + Duration::from_millis(lease_ms.into());
+        let lease_until = now.cluster.after_ms(lease_ms.into());
         worker.held += 1;
         worker.alone |= slot.losses > 0;
         let held = Held {
@@ -92,7 +90,7 @@ impl Dispatcher {
         self.look_at_leases(session, lease_until);
     }
 
-    pub(super) fn look_at_leases(&mut self, session: SessionId, at: Instant) {
+    pub(super) fn look_at_leases(&mut self, session: SessionId, at: ClusterTime) {
         let Some(worker) = self.workers.get_mut(&session) else {
             return;
         };
@@ -151,7 +149,7 @@ impl Dispatcher {
                 continue;
             };
             if held.session == session && held.turn == hold.turn {
-                held.lease_until = now.instant + Duration::from_millis(lease_ms.into());
+                held.lease_until = now.cluster.after_ms(lease_ms.into());
             }
         }
     }
@@ -191,7 +189,8 @@ impl Dispatcher {
                 self.work(state, place, now);
             }
         } else {
-            self.deadlines.set(session, now.instant + RECONNECT_GRACE);
+            self.deadlines
+                .set(session, now.cluster.after_ms(RECONNECT_GRACE_MS));
         }
     }
 

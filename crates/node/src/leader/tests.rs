@@ -15,7 +15,7 @@ use bytes::Bytes;
 use ordo_core::{
     ClusterTime, Command, ConsumerId, CreateInterface, DestinationConfig, DestinationNumber,
     Digest, Effect, Entry, Ingest, InterfaceConfig, InterfaceId, Loss, MessageId, Outcome, Reply,
-    Report, RunPosition, Sequence, StageConfig, State, WallTime,
+    Report, RunPosition, Sequence, StageConfig, State, UpdateInterface, WallTime,
 };
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -194,6 +194,15 @@ impl World {
         self.round();
     }
 
+    /// The leader was stopped for a while, of which cluster time counts one second.
+    fn pause(&mut self, stopped: Duration) {
+        self.now.instant += stopped;
+        self.now.cluster = self.now.cluster.after_ms(1_000);
+        self.dispatcher.tick(&self.state, self.now);
+        self.releaser.tick(&self.state, self.now);
+        self.round();
+    }
+
     /// Another leader takes over, with nothing but the state.
     fn change_leader(&mut self) {
         self.dispatcher = Dispatcher::new(&self.state, self.now);
@@ -221,6 +230,31 @@ impl World {
             ] => sequence,
             ref other => panic!("{other:?}"),
         }
+    }
+
+    fn update(&mut self, interface: u8, config_version: u64, config: &InterfaceConfig) {
+        let update = UpdateInterface {
+            interface: interface_id(interface),
+            config_version,
+            config: config.clone(),
+        };
+        self.apply(vec![Command::UpdateInterface(update)]);
+    }
+
+    fn losses(&self, interface: u8, sequence: Sequence) -> u32 {
+        let interface = self.state.interface(interface_id(interface)).unwrap();
+        interface.slot(sequence).unwrap().losses.into()
+    }
+
+    /// So many messages of an interface that a worker took and never came back with.
+    fn lose(&mut self, interface: u8, name: &str, count: u32) {
+        for _ in 0..count {
+            self.ingest(interface, 10);
+        }
+        let mut victim = self.join_with(1_000, &["parse"], count, name, &[]);
+        assert_eq!(victim.given().len(), count as usize);
+        self.leave(&victim);
+        self.pass(1_000);
     }
 
     fn report(

@@ -1,7 +1,7 @@
 //! Workers and what they hold.
 
 use super::events::{Assignment, SessionId, WorkPush, WorkerId};
-use ordo_core::{StageNumber, Turn};
+use ordo_core::{ClusterTime, StageNumber, Turn};
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
@@ -24,15 +24,15 @@ pub(crate) struct Worker {
     pub(crate) held: u32,
     /// It holds a message that is to be alone.
     pub(crate) alone: bool,
-    /// It gets nothing until its hands are empty, since a message of this queue waits to be alone.
-    pub(crate) reserved: Option<usize>,
+    /// It gets nothing until its hands are empty, since a message of one of its stages waits to be alone.
+    pub(crate) reserved: bool,
     pub(crate) draining: bool,
     /// Into its stream; `None` once that has closed.
     pub(crate) push: Option<UnboundedSender<WorkPush>>,
     /// Gathered for its next frame.
     pub(crate) frame: Vec<Assignment>,
     /// When its leases are looked at next.
-    pub(crate) lease_check: Option<Instant>,
+    pub(crate) lease_check: Option<ClusterTime>,
 }
 
 /// An assignment in somebody's hands.
@@ -42,7 +42,7 @@ pub(crate) struct Held {
     pub(crate) stage: StageNumber,
     pub(crate) turn: Turn,
     pub(crate) since: Instant,
-    pub(crate) lease_until: Instant,
+    pub(crate) lease_until: ClusterTime,
     /// Its loss is proposed.
     pub(crate) losing: bool,
 }
@@ -50,7 +50,7 @@ pub(crate) struct Held {
 impl Worker {
     /// How many more it can be given now.
     pub(crate) fn room(&self) -> usize {
-        let idle = self.push.is_some() && !self.draining && !self.alone && self.reserved.is_none();
+        let idle = self.push.is_some() && !self.draining && !self.alone && !self.reserved;
         if idle {
             self.credits.saturating_sub(self.held) as usize
         } else {
@@ -58,9 +58,13 @@ impl Worker {
         }
     }
 
-    /// Whether a message that has to be alone can be given to it, now or when its hands are empty.
-    pub(crate) fn can_be_alone(&self, queue: usize, interface: &str) -> bool {
-        let serves = self.stages.contains(&queue) && interface.starts_with(&self.prefix);
-        serves && self.push.is_some() && !self.draining && !self.alone && self.credits > 0
+    /// Whether a message of this queue that has to be alone, and of an interface it serves, can be given to it, now or
+    /// when its hands are empty.
+    pub(crate) fn can_be_alone(&self, queue: usize) -> bool {
+        self.stages.contains(&queue)
+            && self.push.is_some()
+            && !self.draining
+            && !self.alone
+            && self.credits > 0
     }
 }

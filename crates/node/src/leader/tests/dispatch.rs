@@ -1,4 +1,5 @@
 use super::*;
+use crate::leader::loops::{RECHECK, due};
 
 #[test]
 fn a_worker_gets_no_more_than_it_has_credits_for_and_more_when_it_reports() {
@@ -271,20 +272,12 @@ fn a_paused_interface_gets_no_work_done_until_it_goes_on() {
     let mut world = World::new(&[stages(&["parse"])]);
     let mut config = stages(&["parse"]);
     world.ingest(1, 10);
-    let update = |config_version: u64, config: &InterfaceConfig| {
-        let interface = interface_id(1);
-        Command::UpdateInterface(ordo_core::UpdateInterface {
-            interface,
-            config_version,
-            config: config.clone(),
-        })
-    };
     config.paused = true;
-    world.apply(vec![update(1, &config)]);
+    world.update(1, 1, &config);
     let mut worker = world.join(1, &["parse"], 2);
     assert_eq!(worker.given(), []);
     config.paused = false;
-    world.apply(vec![update(2, &config)]);
+    world.update(1, 2, &config);
     assert_eq!(worker.sequences(), [1]);
 }
 
@@ -329,4 +322,106 @@ fn nothing_is_given_out_while_a_message_backs_off() {
     world.pass(1);
     assert_eq!(worker.given()[0].attempts, 1);
     assert!(!world.dispatcher.is_waiting());
+}
+
+#[test]
+fn a_message_that_became_ready_twice_is_given_out_once() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    world.ingest(1, 10);
+    world.ingest(1, 10);
+    let mut config = stages(&["parse"]);
+    for (config_version, paused) in [(1, true), (2, false)] {
+        config.paused = paused;
+        world.update(1, config_version, &config);
+    }
+    let mut worker = world.join(1, &["parse"], 4);
+    let given = worker.given();
+    let sequences: Vec<u64> = given.iter().map(|a| a.place.sequence.0).collect();
+    assert_eq!(sequences, [1, 2]);
+    for assignment in &given {
+        world.complete(&worker, assignment);
+    }
+    for _ in 0..5 {
+        world.ingest(1, 10);
+    }
+    assert_eq!(worker.sequences(), [3, 4, 5, 6], "all credits are back");
+}
+
+#[test]
+fn a_worker_is_not_kept_for_a_message_that_went_to_another() {
+    let mut world = World::new(&[stages(&["parse"]), stages(&["parse"])]);
+    world.lose(2, "b", 1);
+    world.ingest(1, 10);
+    let mut kept = world.join_with(1, &["parse"], 1, "a", &[]);
+    let held = kept.given().remove(0);
+    world.lose(1, "a", 1);
+    assert_eq!(world.losses(1, Sequence(2)), 1);
+    let mut other = world.join_with(2, &["parse"], 1, "a", &[]);
+    let alone = other.given().remove(0);
+    assert_eq!(alone.place.sequence, Sequence(2));
+    world.complete(&other, &alone);
+    world.leave(&other);
+    world.complete(&kept, &held);
+    world.ingest(1, 10);
+    assert_eq!(
+        kept.sequences(),
+        [3],
+        "the other interface's message, for which there is no worker, is no reason to wait"
+    );
+}
+
+#[test]
+fn messages_that_nobody_can_take_alone_hide_none_that_somebody_can() {
+    let mut world = World::new(&[stages(&["parse"]), stages(&["parse"])]);
+    world.lose(1, "a", 70);
+    world.lose(2, "b", 1);
+    let mut worker = world.join_with(1, &["parse"], 1, "b", &[]);
+    assert_eq!(worker.sequences(), [1]);
+}
+
+#[test]
+fn many_messages_are_each_alone_in_the_end() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    world.lose(1, "a", 3);
+    let mut worker = world.join(1, &["parse"], 10);
+    for sequence in 1..=3 {
+        let given = worker.given();
+        assert_eq!(given.len(), 1);
+        assert_eq!(given[0].place.sequence, Sequence(sequence));
+        world.complete(&worker, &given[0]);
+    }
+}
+
+#[test]
+fn a_leaders_pause_ends_no_lease() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut worker = world.join(1, &["parse"], 1);
+    world.ingest(1, 10);
+    assert_eq!(worker.sequences(), [1]);
+    world.pause(Duration::from_secs(3_600));
+    assert_eq!(world.losses(1, Sequence(1)), 0);
+    world.pass(28_000);
+    assert_eq!(world.losses(1, Sequence(1)), 0);
+    world.pass(1_000);
+    assert_eq!(world.losses(1, Sequence(1)), 1, "30 s of cluster time");
+}
+
+#[test]
+fn a_back_off_that_is_over_does_not_wake_a_leader_without_its_quorum() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut worker = world.join(1, &["parse"], 1);
+    world.ingest(1, 10);
+    let given = worker.given().remove(0);
+    world.report(
+        &worker,
+        &given,
+        Outcome::Retry {
+            reason: "busy".into(),
+            jitter: 0,
+        },
+    );
+    world.has_quorum = false;
+    world.pass(1_000);
+    let due = due(&world.dispatcher, &world.releaser, world.now, false);
+    assert_eq!(due, Some(world.now.instant + RECHECK));
 }
