@@ -222,7 +222,7 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
         &self,
         request: Request<Streaming<proto::InstallSnapshotRequest>>,
     ) -> Result<Response<proto::InstallSnapshotResponse>, Status> {
-        let from = self.check(request)?;
+        let from = self.check(&request)?;
         let vote = self
             .receive(request.into_inner())
             .await
