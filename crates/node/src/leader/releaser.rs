@@ -127,6 +127,10 @@ impl Releaser {
         self.subscriptions.insert(event.key, key);
         let line = self.line(interface, key, now);
         let subscriber = Subscriber::new(event);
+        if line.given_back == Some(subscriber.consumer) {
+            // It wants it again: should its stream break, it is waited for like any other.
+            line.given_back = None;
+        }
         match line.of_consumer(subscriber.consumer) {
             // The same consumer on a newer stream stands where the older one stood.
             Some(at) => {
@@ -157,8 +161,13 @@ impl Releaser {
         let Some(line) = self.lines.get_mut(&key) else {
             return;
         };
+        let holder = find(state, key).and_then(|(_, destination)| destination.holder.as_ref());
+        let holder = holder.map(|holder| holder.consumer);
         if let Some(gone) = line.at(subscription).and_then(|at| line.remove(at)) {
-            line.given_back = (gone.stage != Stage::Waiting).then_some(gone.consumer);
+            // Who only stood in line has nothing to give back, and leaves what the holder said as it is.
+            if gone.stage != Stage::Waiting || holder == Some(gone.consumer) {
+                line.given_back = Some(gone.consumer);
+            }
             let text = "given back".to_owned();
             let number = subscription.number;
             let _ = gone.push.send(DeliverPush::Ended {
@@ -208,7 +217,8 @@ impl Releaser {
         self.acknowledged.1 += counted.1.saturating_sub(before.1);
         line.follow(interface, destination);
         self.suspended.clear(key);
-        if destination.suspended_until > now.cluster && line.active.is_some() {
+        // Also while its consumer is away: who comes back, and a later leader, find that its time has passed.
+        if destination.suspended_until > now.cluster {
             self.suspended.set(key, destination.suspended_until);
         }
         self.changed.insert(key);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::proposer::ProposeError;
 use ordo_core::{Answer, AnswerKind, Epoch};
 use ordo_wire::v1::Reason;
 
@@ -319,4 +320,92 @@ fn a_heartbeat_keeps_a_grant() {
     }
     world.ingest(1, 10);
     assert_eq!(consumer.sequences(), [1]);
+}
+
+/// What the releaser proposes does not get through for a moment.
+fn fail_proposals(world: &mut World) {
+    let proposals = world.releaser.take_proposals();
+    assert!(!proposals.is_empty());
+    for (_, tag) in proposals {
+        let failed = Err(ProposeError::NotLeader { leader: None });
+        world
+            .releaser
+            .proposed(&world.state, &tag, &failed, world.now);
+    }
+}
+
+#[test]
+fn a_consumer_that_gave_back_and_came_again_is_waited_for_when_its_stream_breaks() {
+    let mut world = direct();
+    world.ingest(1, 10);
+    let first = world.subscribe("a", 1, 0);
+    let mut second = world.subscribe("a", 2, 0);
+    world
+        .releaser
+        .unsubscribe(&world.state, first.key, world.now);
+    fail_proposals(&mut world);
+    let mut again = world.subscribe("a", 1, 0);
+    assert_eq!(again.sequences(), [1]);
+    world
+        .releaser
+        .leave(&world.state, again.key.session, &[1], world.now);
+    world.pass(9_000);
+    assert_eq!(
+        second.sequences(),
+        [] as [u64; 0],
+        "it may still be delivering"
+    );
+    world.pass(1_500);
+    assert_eq!(second.sequences(), [1]);
+}
+
+#[test]
+fn one_that_leaves_the_line_does_not_undo_that_the_holder_gave_back() {
+    let mut world = direct();
+    world.ingest(1, 10);
+    let first = world.subscribe("a", 1, 0);
+    let second = world.subscribe("a", 2, 0);
+    let mut third = world.subscribe("a", 3, 0);
+    world
+        .releaser
+        .unsubscribe(&world.state, first.key, world.now);
+    fail_proposals(&mut world);
+    world
+        .releaser
+        .unsubscribe(&world.state, second.key, world.now);
+    world.round();
+    assert_eq!(third.sequences(), [1]);
+}
+
+#[test]
+fn a_receiver_that_is_down_without_a_word_is_probed_too() {
+    let mut world = direct();
+    let mut consumer = world.subscribe("a", 1, 0);
+    for _ in 0..3 {
+        world.ingest(1, 10);
+    }
+    assert_eq!(consumer.sequences(), [1, 2, 3]);
+    let silent = AnswerKind::Unavailable {
+        after_ms: 1_000,
+        reason: String::new(),
+    };
+    answer(&mut world, Epoch(1), 1, silent);
+    world.pass(1_000);
+    assert_eq!(consumer.sequences(), [1], "the head probes");
+}
+
+#[test]
+fn a_suspension_runs_on_while_its_consumer_is_away() {
+    let mut world = direct();
+    world.ingest(1, 10);
+    let consumer = world.subscribe("a", 1, 0);
+    answer(&mut world, Epoch(1), 1, unavailable(5_000));
+    world
+        .releaser
+        .leave(&world.state, consumer.key.session, &[1], world.now);
+    assert!(world.releaser.is_waiting());
+    world.pass(5_000);
+    assert!(!world.releaser.is_waiting());
+    let mut back = world.subscribe("a", 1, 0);
+    assert_eq!(back.sequences(), [1]);
 }
