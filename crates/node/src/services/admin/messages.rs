@@ -266,6 +266,9 @@ pub(super) fn history(
             format!("stage {}", number + 1)
         }
     };
+    let done = past
+        .finished
+        .map(|(at_ms, kind)| event(kind, at_ms, String::new(), String::new()));
     let mut events: Vec<v1::MessageEvent> = rows
         .into_iter()
         .map(|row| event(kind_of(row.kind), row.at.0, row.place, row.reason))
@@ -277,8 +280,10 @@ pub(super) fn history(
                 String::new(),
             )
         }))
+        .chain(done)
         .collect();
-    events.sort_by_key(|event| event.at_ms);
+    // Within a millisecond the rows stand in the log's order, and what ends a message's way follows them.
+    events.sort_by_key(|event| (event.at_ms, how_late(event.kind())));
     events.insert(
         0,
         event(
@@ -288,11 +293,17 @@ pub(super) fn history(
             String::new(),
         ),
     );
-    events.extend(
-        past.finished
-            .map(|(at_ms, kind)| event(kind, at_ms, String::new(), String::new())),
-    );
     events
+}
+
+/// Which of the events of one millisecond come after the others.
+const fn how_late(kind: MessageEventKind) -> u8 {
+    match kind {
+        MessageEventKind::Delivered | MessageEventKind::Skipped => 1,
+        // Nearly always of a message that was skipped before.
+        MessageEventKind::Discarded => 2,
+        _ => 0,
+    }
 }
 
 const fn kind_of(kind: EventKind) -> MessageEventKind {
@@ -334,4 +345,47 @@ fn headers(
 
 pub(super) fn store_failed(error: &StoreError) -> Failure {
     Failure::new(Reason::Unspecified, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ordo_core::WallTime;
+
+    fn row(kind: EventKind, at: u64) -> EventRow {
+        EventRow {
+            kind,
+            at: WallTime(at),
+            place: String::new(),
+            reason: String::new(),
+        }
+    }
+
+    fn kinds(finished_at: u64, rows: Vec<EventRow>) -> Vec<MessageEventKind> {
+        let past = Past {
+            accepted_at: 10,
+            stage_times: &[5],
+            finished: Some((finished_at, MessageEventKind::Skipped)),
+        };
+        let events = history(&past, &InterfaceConfig::default(), true, rows);
+        events.iter().map(v1::MessageEvent::kind).collect()
+    }
+
+    #[test]
+    fn a_history_is_told_oldest_first() {
+        use MessageEventKind::{Accepted, Completed, Discarded, Rejected, Retried, Skipped};
+        let rows = || {
+            vec![
+                row(EventKind::Retried, 12),
+                row(EventKind::Rejected, 20),
+                row(EventKind::Discarded, 40),
+            ]
+        };
+        let told = [Accepted, Retried, Completed, Rejected, Skipped, Discarded];
+        assert_eq!(kinds(30, rows()), told);
+        assert_eq!(kinds(20, rows()), told, "skipped at once");
+        assert_eq!(kinds(40, rows()), told, "discarded at once");
+        let unreleased = [Accepted, Retried, Completed, Rejected, Discarded, Skipped];
+        assert_eq!(kinds(50, rows()), unreleased);
+    }
 }
