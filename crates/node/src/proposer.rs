@@ -63,7 +63,7 @@ pub enum ProposeError {
 
 /// Which queue a proposal stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     /// Goes before ingest.
     Urgent,
     /// Ingest of a stream that belongs to this run: it is proposed in that run or not at all.
@@ -150,12 +150,40 @@ impl Proposer {
         (Self { shared }, task)
     }
 
-    /// Proposes `commands`, which go into one entry together.
+    /// Proposes `commands`, which go into one entry together, before any ingest.
     #[must_use]
-    pub fn propose(&self, commands: Vec<Command>, class: Class) -> Pending {
+    pub fn propose(&self, commands: Vec<Command>) -> Pending {
         let (sender, receiver) = oneshot::channel();
-        self.enqueue(commands, class, Listener::Caller(sender));
+        self.urgent(commands, Listener::Caller(sender));
         Pending(receiver)
+    }
+
+    /// Proposes ingest of a stream that belongs to `run`: in that run or not at all.
+    ///
+    /// # Errors
+    /// [`ProposeError::Full`] at once, so that the stream can end before its next frame is read and overtakes this
+    /// one.
+    pub fn propose_ingest(
+        &self,
+        commands: Vec<Command>,
+        run: RunId,
+    ) -> Result<Pending, ProposeError> {
+        let (sender, receiver) = oneshot::channel();
+        let proposal = Proposal::new(commands, Class::Ingest(run), Listener::Caller(sender));
+        let (waiting_bytes, bytes) = (&self.shared.ingest_bytes, proposal.bytes);
+        let (waiting, limit) = (
+            waiting_bytes.fetch_add(bytes, Ordering::Relaxed),
+            self.shared.ingest_bytes_max,
+        );
+        if waiting > limit {
+            waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(ProposeError::Full {
+                bytes: waiting,
+                limit,
+            });
+        }
+        send(&self.shared.ingest, proposal);
+        Ok(Pending(receiver))
     }
 
     /// Proposes and waits.
@@ -163,7 +191,7 @@ impl Proposer {
     /// # Errors
     /// See [`ProposeError`].
     pub async fn propose_one(&self, command: Command) -> Result<Reply, ProposeError> {
-        let replies = self.propose(vec![command], Class::Urgent).await?;
+        let replies = self.propose(vec![command]).await?;
         replies
             .into_iter()
             .next()
@@ -172,45 +200,19 @@ impl Proposer {
 
     /// Proposes on behalf of the loops, which hear of it by [`Event::Proposed`](crate::leader::Event::Proposed).
     pub(crate) fn propose_for_loops(&self, commands: Vec<Command>, tag: Tag) {
-        self.enqueue(commands, Class::Urgent, Listener::Loops(tag));
+        self.urgent(commands, Listener::Loops(tag));
     }
 
     /// Proposes what nobody waits for.
     pub(crate) fn propose_and_forget(&self, commands: Vec<Command>) {
-        self.enqueue(commands, Class::Urgent, Listener::Nobody);
+        self.urgent(commands, Listener::Nobody);
     }
 
-    fn enqueue(&self, commands: Vec<Command>, class: Class, listener: Listener) {
-        debug_assert!(
-            !commands.is_empty(),
-            "an entry without commands is the task's own affair"
+    fn urgent(&self, commands: Vec<Command>, listener: Listener) {
+        send(
+            &self.shared.urgent,
+            Proposal::new(commands, Class::Urgent, listener),
         );
-        let bytes = commands.iter().map(weight).sum();
-        let proposal = Proposal {
-            commands,
-            bytes,
-            class,
-            listener,
-        };
-        let queue = match class {
-            Class::Urgent => &self.shared.urgent,
-            Class::Ingest(_) => {
-                let waiting = self.shared.ingest_bytes.fetch_add(bytes, Ordering::Relaxed);
-                let limit = self.shared.ingest_bytes_max;
-                if waiting > limit {
-                    self.shared.ingest_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                    proposal.listener.hear_error(ProposeError::Full {
-                        bytes: waiting,
-                        limit,
-                    });
-                    return;
-                }
-                &self.shared.ingest
-            }
-        };
-        if let Err(unsent) = queue.send(proposal) {
-            unsent.0.listener.hear_error(ProposeError::ShuttingDown);
-        }
     }
 
     /// Whether this node leads, and in which run.
@@ -249,6 +251,28 @@ impl Proposer {
     }
 }
 
+impl Proposal {
+    fn new(commands: Vec<Command>, class: Class, listener: Listener) -> Self {
+        debug_assert!(
+            !commands.is_empty(),
+            "an entry without commands is the task's own affair"
+        );
+        let bytes = commands.iter().map(weight).sum();
+        Self {
+            commands,
+            bytes,
+            class,
+            listener,
+        }
+    }
+}
+
+fn send(queue: &mpsc::UnboundedSender<Proposal>, proposal: Proposal) {
+    if let Err(unsent) = queue.send(proposal) {
+        unsent.0.listener.hear_error(ProposeError::ShuttingDown);
+    }
+}
+
 impl Listener {
     /// For a listener that the loops need not hear of: they hear of those that the task took.
     fn hear_error(self, error: ProposeError) {
@@ -262,21 +286,15 @@ impl Listener {
 /// About how many bytes a command takes in an entry.
 fn weight(command: &Command) -> usize {
     const FIXED: usize = 64;
-    let headers = |headers: &[ordo_core::Header]| {
-        headers
-            .iter()
-            .map(|h| h.name.len() + h.value.len() + 6)
-            .sum::<usize>()
-    };
     FIXED
         + match command {
-            Command::Ingest(ingest) => ingest.payload.len() + headers(&ingest.headers),
+            Command::Ingest(ingest) => ingest.payload.len() + headers_weight(&ingest.headers),
             Command::Report(report) => match &report.outcome {
                 Outcome::Complete {
                     payload,
                     headers: set,
                     ..
-                } => payload.as_ref().map_or(0, bytes::Bytes::len) + headers(set),
+                } => payload.as_ref().map_or(0, bytes::Bytes::len) + headers_weight(set),
                 Outcome::Retry { reason, .. }
                 | Outcome::Reject { reason }
                 | Outcome::Filter { reason } => reason.len(),
@@ -284,4 +302,12 @@ fn weight(command: &Command) -> usize {
             Command::Loss(loss) => loss.reason.len(),
             _ => FIXED,
         }
+}
+
+/// About how many bytes headers take in an entry.
+pub(crate) fn headers_weight(headers: &[ordo_core::Header]) -> usize {
+    headers
+        .iter()
+        .map(|h| h.name.len() + h.value.len() + 6)
+        .sum()
 }

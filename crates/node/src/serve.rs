@@ -90,7 +90,7 @@ pub struct ServeHandle {
     pub peer: SocketAddr,
     /// Where health and metrics are served.
     pub http: SocketAddr,
-    context: Arc<Context>,
+    pub(crate) context: Arc<Context>,
     servers: Servers,
     failure: oneshot::Receiver<ServeError>,
     /// Ends the servers, the proposer and the timers; after [`Context::stop`], which ends the streams.

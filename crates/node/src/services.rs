@@ -3,6 +3,7 @@
 mod admin;
 mod delivery;
 mod ingest;
+mod outstanding;
 #[cfg(test)]
 mod tests;
 mod work;

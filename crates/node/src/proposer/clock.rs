@@ -10,7 +10,7 @@ use tokio::time::Instant;
 const STEP_MAX: Duration = Duration::from_secs(1);
 
 /// The value of the term's first entry as applied, plus this leader's monotonic time since. Stands still while this
-/// node does not lead.
+/// node does not lead, or can't be sure that it does.
 #[derive(Debug, Default)]
 pub struct ClusterClock(Mutex<Reading>);
 
@@ -22,11 +22,18 @@ struct Reading {
 }
 
 impl ClusterClock {
-    /// Lets it run from `base`, or from where it stands when that is later.
+    /// Lets it run from `base`: what this node counted in an earlier term, and never wrote into the log, is nobody's
+    /// time.
     pub fn start(&self, base: ClusterTime) {
         let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reading.time = reading.time.max(base);
+        reading.time = base;
         reading.at = Some(Instant::now());
+    }
+
+    /// Lets it run on from where it was stopped.
+    pub(super) fn resume(&self) {
+        let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reading.at.get_or_insert_with(Instant::now);
     }
 
     /// Stops it.
@@ -69,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_stands_still_while_stopped_and_never_goes_back() {
+    async fn it_stands_still_while_stopped_and_a_term_starts_at_its_base() {
         let clock = ClusterClock::default();
         clock.start(ClusterTime(1_000));
         tokio::time::advance(Duration::from_millis(250)).await;
@@ -77,8 +84,12 @@ mod tests {
         clock.stop();
         tokio::time::advance(Duration::from_millis(250)).await;
         assert_eq!(clock.now(), ClusterTime(1_250));
+        clock.resume();
+        tokio::time::advance(Duration::from_millis(250)).await;
+        clock.resume();
+        assert_eq!(clock.now(), ClusterTime(1_500));
         clock.start(ClusterTime(900));
-        assert_eq!(clock.now(), ClusterTime(1_250));
+        assert_eq!(clock.now(), ClusterTime(900));
     }
 
     #[tokio::test(start_paused = true)]

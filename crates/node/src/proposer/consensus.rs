@@ -9,7 +9,7 @@ use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
-use openraft::metrics::RaftServerMetrics;
+use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
 use openraft::raft::ClientWriteResult;
 use openraft::storage::RaftStateMachine;
 use openraft::vote::RaftLeaderId;
@@ -24,6 +24,7 @@ where
 {
     raft: openraft::Raft<TypeConfig, M>,
     server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+    data: WatchReceiverOf<TypeConfig, RaftDataMetrics<TypeConfig>>,
 }
 
 impl<M> RaftConsensus<M>
@@ -33,8 +34,8 @@ where
     /// Over a running Raft.
     #[must_use]
     pub fn new(raft: openraft::Raft<TypeConfig, M>) -> Self {
-        let server = raft.server_metrics();
-        Self { raft, server }
+        let (server, data) = (raft.server_metrics(), raft.data_metrics());
+        Self { raft, server, data }
     }
 }
 
@@ -62,15 +63,20 @@ where
         (server.vote.is_committed() && *leader.node_id() == server.id).then_some(leader)
     }
 
-    async fn changed(&mut self) {
-        // The sender goes with consensus; the node is about to stop then.
-        if self.server.changed().await.is_err() {
+    async fn changed(&mut self, quorum: bool) {
+        let changed = tokio::select! {
+            biased;
+            changed = self.server.changed() => changed.is_ok(),
+            changed = self.data.changed(), if quorum => changed.is_ok(),
+        };
+        // The senders go with consensus; the node is about to stop then.
+        if !changed {
             std::future::pending::<()>().await;
         }
     }
 
     fn quorum_lease(&self) -> (Duration, QuorumAge) {
-        let (data, server) = (self.raft.data_metrics(), self.server.clone());
+        let (data, server) = (self.data.clone(), self.server.clone());
         // openraft's followers grant no vote for the longest election time-out after they heard of a leader.
         let lease = Duration::from_millis(self.raft.config().election_timeout_max);
         let age = move || {

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use openraft::vote::RaftLeaderId;
-use ordo_core::{Command, Entry, Reply, RunPosition, WallTime};
+use ordo_core::{ClusterTime, Command, Entry, Reply, RunPosition, WallTime};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,6 +34,8 @@ const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(200);
 /// While a period runs there is an entry at least every second: this leaves it a tick of room.
 const ENTRY_EVERY: Duration = Duration::from_millis(700);
+/// How long the term's first entry waits for a quorum to acknowledge the new leader: consensus refuses it before.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(1);
 /// A pause after a proposal was refused while this node still leads, as it does while it hands leadership over.
 const HOLD: Duration = Duration::from_millis(50);
 /// How long a stopping node waits for what it has sent.
@@ -73,8 +75,9 @@ pub trait Replicate: Send + Sync + 'static {
     fn submit(&self, data: Bytes, leader: LeaderId) -> impl Future<Output = Submitted> + Send;
     /// As what this node leads; `None` while it does not.
     fn leading(&self) -> Option<LeaderId>;
-    /// Waits until [`Replicate::leading`] may have changed.
-    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+    /// Waits until [`Replicate::leading`] may have changed; with `quorum` also until a quorum may have acknowledged
+    /// this leader.
+    fn changed(&mut self, quorum: bool) -> impl Future<Output = ()> + Send;
     /// For how long a quorum's acknowledgement of this leader is good, and how old the last one is.
     fn quorum_lease(&self) -> (Duration, QuorumAge);
 }
@@ -82,7 +85,7 @@ pub trait Replicate: Send + Sync + 'static {
 /// The loops, as the proposer talks to them.
 pub trait LoopsLink: Send + Sync + 'static {
     /// This node leads in `term`: the term's first entry is applied. Answers with the state's cluster time.
-    fn lead(&self, term: u64) -> impl Future<Output = Option<ordo_core::ClusterTime>> + Send;
+    fn lead(&self, term: u64) -> impl Future<Output = Option<ClusterTime>> + Send;
     /// It no longer does.
     fn follow(&self);
     /// What came of the loops' own proposal.
@@ -139,6 +142,8 @@ struct Lead {
     open: bool,
     /// The first entry is on its way.
     opening: bool,
+    /// When the first entry no longer waits for a quorum's acknowledgement.
+    opens_by: Instant,
 }
 
 #[derive(Default)]
@@ -195,11 +200,15 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
                 self.submit_all().await;
             }
             let held_until = self.hold_until;
+            let opens = self
+                .lead
+                .as_ref()
+                .is_some_and(|lead| !lead.open && !lead.opening);
             // Biased: the order of the branches, not a random number, decides which of several is taken.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = self.raft.changed() => self.check_leadership(),
+                () = self.raft.changed(opens) => self.check_leadership(),
                 Some((flight, result)) = self.in_flight.next(), if !self.in_flight.is_empty() => self.land(flight, result).await,
                 Some(proposal) = urgent_rx.recv() => self.urgent.push(proposal),
                 Some(proposal) = ingest_rx.recv() => self.ingest.push(proposal),
@@ -260,6 +269,7 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
                 n: 0,
                 open: false,
                 opening: false,
+                opens_by: Instant::now() + ACKNOWLEDGED_WITHIN,
             });
             self.shared.standing.send_replace(Standing::Opening);
             tracing::info!(term = run.term, "elected");
@@ -300,7 +310,11 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
     async fn submit_all(&mut self) {
         match &self.lead {
             None => self.refuse_all(&ProposeError::NotLeader { leader: None }),
-            Some(lead) if !lead.open && !lead.opening => {
+            Some(lead)
+                if !lead.open
+                    && !lead.opening
+                    && (self.shared.quorum.is_valid() || Instant::now() >= lead.opens_by) =>
+            {
                 self.submit(Vec::new(), Vec::new(), 0, true).await
             }
             Some(_) => {}
@@ -367,8 +381,13 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
         lead.n += 1;
         lead.opening |= first;
         let RunId { term, run } = lead.run;
+        // The first entry brings no time: the state's stands, and is what this leader counts from.
+        let cluster_time = match first {
+            true => ClusterTime(0),
+            false => self.shared.clock.now(),
+        };
         let entry = Entry {
-            cluster_time: self.shared.clock.now(),
+            cluster_time,
             wall_time: WallTime((self.shared.wall)()),
             position: RunPosition {
                 term,
@@ -491,8 +510,14 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
     }
 
     async fn tick(&mut self) {
-        let _ = self.shared.clock.now();
         let open = self.lead.as_ref().is_some_and(|lead| lead.open);
+        let clock = &self.shared.clock;
+        let _ = clock.now();
+        // Time in which the cluster may have had no leader, or another one, is not to be counted.
+        match open && self.shared.quorum.is_valid() {
+            true => clock.resume(),
+            false => clock.stop(),
+        }
         let due = self.shared.period_runs.load(Ordering::Relaxed)
             && self.last_entry.elapsed() >= ENTRY_EVERY;
         if open && due && self.in_flight.is_empty() && Instant::now() >= self.hold_until {

@@ -17,12 +17,24 @@ type Outcomes = Result<Vec<Reply>, SubmitError>;
 #[derive(Clone, Default)]
 struct Fake(Arc<Mutex<Inner>>);
 
-#[derive(Default)]
 struct Inner {
+    /// How old a quorum's acknowledgement is.
+    acknowledged: Option<Duration>,
     leader: Option<LeaderId>,
     changed: Arc<tokio::sync::Notify>,
     /// Entries on their way, oldest first, with who waits for them.
     entries: VecDeque<(Entry, oneshot::Sender<Outcomes>)>,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            acknowledged: Some(Duration::ZERO),
+            leader: None,
+            changed: Arc::default(),
+            entries: VecDeque::new(),
+        }
+    }
 }
 
 impl Replicate for Fake {
@@ -42,13 +54,15 @@ impl Replicate for Fake {
         self.0.lock().unwrap().leader
     }
 
-    async fn changed(&mut self) {
+    async fn changed(&mut self, _quorum: bool) {
         let changed = Arc::clone(&self.0.lock().unwrap().changed);
         changed.notified().await;
     }
 
     fn quorum_lease(&self) -> (Duration, QuorumAge) {
-        (Duration::from_secs(1), Box::new(|| Some(Duration::ZERO)))
+        let inner = Arc::clone(&self.0);
+        let age = move || inner.lock().unwrap().acknowledged;
+        (Duration::from_secs(1), Box::new(age))
     }
 }
 
@@ -66,6 +80,12 @@ impl Fake {
     fn elect(&self, leader: Option<LeaderId>) {
         let mut inner = self.0.lock().unwrap();
         inner.leader = leader;
+        inner.changed.notify_one();
+    }
+
+    fn acknowledge(&self, age: Option<Duration>) {
+        let mut inner = self.0.lock().unwrap();
+        inner.acknowledged = age;
         inner.changed.notify_one();
     }
 
@@ -131,16 +151,21 @@ async fn started() -> Node {
 
 async fn leading() -> (Node, RunId) {
     let node = started().await;
-    node.raft.elect(Some(node.leader));
-    node.raft.apply().await;
+    let run = lead(&node, node.leader).await;
+    (node, run)
+}
+
+async fn lead(node: &Node, leader: LeaderId) -> RunId {
+    node.raft.elect(Some(leader));
+    let first = node.raft.apply().await;
+    assert_eq!(first.cluster_time, ClusterTime(0), "it brings no time");
     let mut standing = node.proposer.standing();
-    let run = standing
+    standing
         .wait_for(|standing| standing.run().is_some())
         .await
         .unwrap()
         .run()
-        .unwrap();
-    (node, run)
+        .unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +175,7 @@ async fn the_terms_first_entry_has_no_commands_and_nothing_opens_before_it_is_ap
     let (entry, sender) = node.raft.next().await;
     assert!(entry.commands.is_empty());
     assert_eq!((entry.position.term, entry.position.n), (3, 1));
-    let waiting = node.proposer.propose(vec![command(1)], Class::Urgent);
+    let waiting = node.proposer.propose(vec![command(1)]);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!((node.proposer.run(), node.raft.submitted()), (None, 0));
     sender.send(Ok(Vec::new())).unwrap();
@@ -166,7 +191,7 @@ async fn the_terms_first_entry_has_no_commands_and_nothing_opens_before_it_is_ap
 #[tokio::test(start_paused = true)]
 async fn a_follower_refuses_at_once() {
     let node = started().await;
-    let refused = node.proposer.propose(vec![command(1)], Class::Urgent).await;
+    let refused = node.proposer.propose(vec![command(1)]).await;
     assert_eq!(refused, Err(ProposeError::NotLeader { leader: None }));
 }
 
@@ -174,11 +199,9 @@ async fn a_follower_refuses_at_once() {
 async fn what_gathers_goes_out_together_reports_before_ingest() {
     let (node, run) = leading().await;
     let ingests: Vec<_> = (0..10)
-        .map(|n| node.proposer.propose(vec![command(n)], Class::Ingest(run)))
+        .map(|n| node.proposer.propose_ingest(vec![command(n)], run).unwrap())
         .collect();
-    let urgent = node
-        .proposer
-        .propose(vec![command(100), command(101)], Class::Urgent);
+    let urgent = node.proposer.propose(vec![command(100), command(101)]);
     let entry = node.raft.apply().await;
     let order: Vec<u128> = entry.commands.iter().map(interface_of).collect();
     assert_eq!(order, [100, 101, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
@@ -191,7 +214,7 @@ async fn what_gathers_goes_out_together_reports_before_ingest() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_proposal_ends_the_run_and_what_waits_in_it_is_not_sent() {
     let (node, run) = leading().await;
-    let lost = node.proposer.propose(vec![command(1)], Class::Ingest(run));
+    let lost = node.proposer.propose_ingest(vec![command(1)], run).unwrap();
     let (entry, sender) = node.raft.next().await;
     assert_eq!(
         entry.position,
@@ -213,10 +236,14 @@ async fn a_lost_proposal_ends_the_run_and_what_waits_in_it_is_not_sent() {
     assert_eq!((next.term, next.run), (run.term, run.run + 1));
     let late = node
         .proposer
-        .propose(vec![command(2)], Class::Ingest(run))
+        .propose_ingest(vec![command(2)], run)
+        .unwrap()
         .await;
     assert_eq!(late, Err(ProposeError::RunEnded));
-    let fresh = node.proposer.propose(vec![command(3)], Class::Ingest(next));
+    let fresh = node
+        .proposer
+        .propose_ingest(vec![command(3)], next)
+        .unwrap();
     let entry = node.raft.apply().await;
     assert_eq!(
         entry.position,
@@ -238,7 +265,7 @@ async fn losing_an_election_refuses_what_waits_and_ends_the_standing() {
         .wait_for(|standing| *standing == Standing::Following)
         .await
         .unwrap();
-    let refused = node.proposer.propose(vec![command(1)], Class::Urgent).await;
+    let refused = node.proposer.propose(vec![command(1)]).await;
     assert_eq!(refused, Err(ProposeError::NotLeader { leader: None }));
 }
 
@@ -262,30 +289,68 @@ async fn entries_go_out_every_second_while_a_period_runs_and_not_otherwise() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_terms_first_entry_waits_for_a_quorums_acknowledgement_but_not_for_ever() {
+    let node = started().await;
+    node.raft.acknowledge(None);
+    node.raft.elect(Some(node.leader));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(node.raft.submitted(), 0);
+    let before = tokio::time::Instant::now();
+    node.raft.acknowledge(Some(Duration::ZERO));
+    let (_, sender) = node.raft.next().await;
+    assert!(before.elapsed() < Duration::from_millis(20), "at once");
+    sender.send(Ok(Vec::new())).unwrap();
+
+    let node = started().await;
+    node.raft.acknowledge(None);
+    node.raft.elect(Some(node.leader));
+    node.raft.apply().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_stands_still_without_a_quorum_and_a_new_term_counts_from_the_states() {
+    let (node, _) = leading().await;
+    let clock = node.proposer.clock();
+    node.raft.acknowledge(Some(Duration::from_secs(2)));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let stood = clock.now();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(clock.now(), stood);
+    node.raft.acknowledge(Some(Duration::ZERO));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let ran = clock.now().0 - stood.0;
+    assert!((9_000..=10_000).contains(&ran), "{ran} ms");
+
+    node.raft.elect(None);
+    let mut standing = node.proposer.standing();
+    standing
+        .wait_for(|standing| *standing == Standing::Following)
+        .await
+        .unwrap();
+    lead(&node, openraft::vote::RaftLeaderId::new(4, 1)).await;
+    let now = clock.now();
+    assert!((5_000..5_500).contains(&now.0), "{now:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn too_much_waiting_ingest_is_refused_and_reports_have_room() {
     let (node, run) = leading().await;
-    let ingest = |node: &Node| {
+    let ingest = |_| {
         node.proposer
-            .propose((0..20).map(command).collect(), Class::Ingest(run))
+            .propose_ingest((0..20).map(command).collect(), run)
     };
-    let pending: Vec<_> = (0..100).map(|_| ingest(&node)).collect();
-    let results: Vec<_> = pending
-        .into_iter()
-        .map(|pending| pending.now_or_never())
-        .collect();
-    assert!(
-        results
-            .iter()
-            .any(|there| matches!(there, Some(Err(ProposeError::Full { .. }))))
-    );
-    let report = node.proposer.propose(vec![command(1)], Class::Urgent);
+    // Said at once: whoever asked must not send more before it knows.
+    let taken: Vec<_> = (0..100).map(ingest).take_while(Result::is_ok).collect();
+    assert!((1..100).contains(&taken.len()), "{}", taken.len());
+    assert!(matches!(ingest(0), Err(ProposeError::Full { .. })));
+    let report = node.proposer.propose(vec![command(1)]);
     assert_eq!(report.now_or_never(), None, "it waits for its turn");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stopping_node_waits_for_what_is_on_its_way_and_takes_nothing_more() {
     let (node, _) = leading().await;
-    let sent = node.proposer.propose(vec![command(1)], Class::Urgent);
+    let sent = node.proposer.propose(vec![command(1)]);
     let (entry, sender) = node.raft.next().await;
     node.stop.cancel();
     let mut standing = node.proposer.standing();
@@ -293,7 +358,7 @@ async fn a_stopping_node_waits_for_what_is_on_its_way_and_takes_nothing_more() {
         .wait_for(|standing| *standing == Standing::Stopping)
         .await
         .unwrap();
-    let late = node.proposer.propose(vec![command(2)], Class::Urgent).await;
+    let late = node.proposer.propose(vec![command(2)]).await;
     assert_eq!(late, Err(ProposeError::ShuttingDown));
     sender
         .send(Ok(vec![Reply::Done; entry.commands.len()]))

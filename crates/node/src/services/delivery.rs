@@ -2,12 +2,13 @@
 
 mod answer;
 
+use super::outstanding::Outstanding;
 use super::{FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, Stream, bytes_of, end, failed, uuid_of};
 use crate::context::Context;
 use crate::leader::{
     Content, DeliverPush, Delivery, Event, Heard, SubscribeEvent, SubscriptionKey,
 };
-use crate::proposer::{Class, Proposed};
+use crate::proposer::Proposed;
 use answer::{Answers, Granted};
 use ordo_core::limits::NAME_BYTES_MAX;
 use ordo_core::{ConsumerId, Epoch, Incarnation, InterfaceId, Sequence};
@@ -15,6 +16,7 @@ use ordo_wire::convert::headers_to_proto;
 use ordo_wire::status::Failure;
 use ordo_wire::v1::delivery_service_server::DeliveryService;
 use ordo_wire::v1::{self, Reason, delivery, subscription_state};
+use prost::Message as _;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +59,7 @@ impl DeliveryService for Deliver {
             heard: Heard::now(),
             subscriptions: BTreeMap::new(),
             out: VecDeque::new(),
-            pending: VecDeque::new(),
+            pending: Outstanding::new(ANSWER_FRAMES),
             next: v1::DeliverResponse::default(),
             waiting: false,
         };
@@ -76,7 +78,7 @@ struct Pump {
     /// Given by the releaser and not written.
     out: VecDeque<DeliverPush>,
     /// Answers that are proposed, oldest first.
-    pending: VecDeque<Answers>,
+    pending: Outstanding<Answers>,
     /// Results and heartbeats that go out next.
     next: v1::DeliverResponse,
     /// `next` holds something.
@@ -112,7 +114,7 @@ impl Pump {
     ) -> Result<(), Failure> {
         let context = Arc::clone(&self.stream.context);
         loop {
-            let reads = self.pending.len() < ANSWER_FRAMES;
+            let reads = self.pending.has_room();
             let may_deliver = context.proposer.has_quorum();
             let delivers = self
                 .out
@@ -153,6 +155,7 @@ impl Pump {
 
     /// Does what a request says.
     fn frame(&mut self, frame: v1::DeliverRequest) -> Result<(), Failure> {
+        let bytes = frame.encoded_len();
         let session = self.stream.session;
         let context = Arc::clone(&self.stream.context);
         // Before anything else in the frame: whoever subscribes is there.
@@ -165,9 +168,9 @@ impl Pump {
         if !frame.answers.is_empty() {
             let (mut answers, commands) = Answers::check(frame.answers, &self.subscriptions);
             if !commands.is_empty() {
-                answers.proposed = Some(context.proposer.propose(commands, Class::Urgent));
+                answers.proposed = Some(context.proposer.propose(commands));
             }
-            self.pending.push_back(answers);
+            self.pending.push(answers, bytes);
         }
         for number in frame.unsubscribe {
             context
@@ -215,7 +218,7 @@ impl Pump {
 
     /// The oldest frame of answers is applied.
     fn answered(&mut self, proposed: Proposed) -> Result<(), Failure> {
-        let Some(answers) = self.pending.pop_front() else {
+        let Some(answers) = self.pending.pop() else {
             return Ok(());
         };
         let context = &self.stream.context;
@@ -370,9 +373,9 @@ const fn is_delivery(push: &DeliverPush) -> bool {
 }
 
 /// The replies to the oldest frame of answers.
-async fn first(pending: &mut VecDeque<Answers>) -> Proposed {
+async fn first(pending: &mut Outstanding<Answers>) -> Proposed {
     match pending
-        .front_mut()
+        .first_mut()
         .and_then(|answers| answers.proposed.as_mut())
     {
         Some(proposed) => proposed.await,

@@ -1,28 +1,32 @@
 //! The Ingest service: frames in, one proposal per frame, results in order.
 
 mod accept;
+#[cfg(test)]
+mod tests;
 
+use super::outstanding::Outstanding;
 use super::{ENDS_WITHIN, FRAMES_WAITING, Stream, end, failed, run_ended, stopped};
 use crate::context::Context;
 use crate::proposer::{Proposed, RunId, Standing};
 use accept::{Acceptor, Frame};
-use futures_util::FutureExt;
+use futures_util::{Stream as Frames, StreamExt};
 use ordo_wire::status::Failure;
-use ordo_wire::v1;
 use ordo_wire::v1::ingest_service_server::IngestService;
+use ordo_wire::v1::{self, Reason};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Bytes of one stream that are on their way before its next frame is read; one frame may be larger.
-const STREAM_BYTES: usize = 4 * 1024 * 1024;
 /// Frames of one stream that are on their way.
 const STREAM_FRAMES: usize = 256;
-/// Results put into one response.
+/// Results put into one response; while so many wait for the client no frame is read.
 const RESULTS: usize = 8_192;
+/// How long results wait for a client that does not read.
+const READ_WITHIN: Duration = Duration::from_secs(30);
 
 /// See [`IngestService`].
 pub(super) struct Ingest {
@@ -47,14 +51,7 @@ impl IngestService for Ingest {
     ) -> Result<Response<Self::IngestStream>, Status> {
         let stream = Stream::open(&self.context).await?;
         let (responses, receiver) = mpsc::channel(FRAMES_WAITING);
-        let acceptor = Acceptor::new(Arc::clone(&self.context), stream.run);
-        let pump = Pump {
-            stream,
-            acceptor,
-            pending: VecDeque::new(),
-            bytes: 0,
-            ends: None,
-        };
+        let pump = Pump::new(stream, READ_WITHIN);
         tokio::spawn(pump.run(request.into_inner(), responses));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -64,59 +61,85 @@ impl IngestService for Ingest {
 struct Pump {
     stream: Stream,
     acceptor: Acceptor,
-    /// Frames whose results have not been written, oldest first.
-    pending: VecDeque<Frame>,
-    bytes: usize,
+    /// Frames whose results are not there.
+    pending: Outstanding<Frame>,
+    /// Results that are not written. They hold none of their interface's room any more.
+    results: VecDeque<v1::IngestResult>,
+    /// When the client has to have read some of them, and how long it is given.
+    read_by: Instant,
+    patience: Duration,
     /// Why the stream ends once its results are written, and when it does so without them.
     ends: Option<(Failure, Instant)>,
 }
 
 impl Pump {
-    async fn run(mut self, mut incoming: Streaming<v1::IngestRequest>, responses: Responses) {
+    fn new(stream: Stream, patience: Duration) -> Self {
+        let acceptor = Acceptor::new(Arc::clone(&stream.context), stream.run);
+        Self {
+            stream,
+            acceptor,
+            pending: Outstanding::new(STREAM_FRAMES),
+            results: VecDeque::new(),
+            read_by: Instant::now(),
+            patience,
+            ends: None,
+        }
+    }
+
+    async fn run<F>(mut self, mut incoming: F, responses: Responses)
+    where
+        F: Frames<Item = Result<v1::IngestRequest, Status>> + Unpin,
+    {
         let context = Arc::clone(&self.stream.context);
         let _open = context.metrics.stream("ingest");
         let mut closed = false;
         loop {
-            if self.pending.is_empty() {
+            if self.pending.is_empty() && self.results.is_empty() {
                 match &self.ends {
                     Some((failure, _)) => return end(&responses, failure).await,
                     None if closed => return,
                     None => {}
                 }
             }
-            let ending = self.ends.is_some();
-            let deadline = self
-                .ends
-                .as_ref()
-                .map_or_else(Instant::now, |(_, deadline)| *deadline);
+            let ends_by = self.ends.as_ref().map(|(_, deadline)| *deadline);
+            let (ending, writes) = (ends_by.is_some(), !self.results.is_empty());
+            let deadline = ends_by.unwrap_or(self.read_by);
             let run = self.stream.run;
-            let reads = !closed
-                && !ending
-                && self.bytes < STREAM_BYTES
-                && self.pending.len() < STREAM_FRAMES;
+            let reads =
+                !closed && !ending && self.pending.has_room() && self.results.len() < RESULTS;
             tokio::select! {
                 biased;
                 () = context.stop.cancelled(), if !ending => self.end(stopped(&context)),
                 () = run_over(&mut self.stream.standing, run), if !ending => self.lose(),
-                proposed = first(&mut self.pending), if !self.pending.is_empty() => {
-                    if let Err(failure) = self.answer(proposed, &responses).await {
-                        return end(&responses, &failure).await;
-                    }
+                proposed = first(&mut self.pending), if !self.pending.is_empty() => self.answered(proposed),
+                permit = responses.reserve(), if writes => {
+                    let Ok(permit) = permit else {
+                        tracing::debug!("an ingest client left before it had its results");
+                        return;
+                    };
+                    let results = self.next_results();
+                    permit.send(Ok(v1::IngestResponse { results }));
                 }
-                frame = incoming.message(), if reads => match frame {
-                    Ok(Some(frame)) => {
+                frame = incoming.next(), if reads => match frame {
+                    Some(Ok(frame)) => {
                         if let Err(failure) = self.accept(frame).await {
                             self.end(failure);
                         }
                     }
-                    Ok(None) => closed = true,
+                    None => closed = true,
                     // The client is gone, or sent what is no frame: it hears of that by the transport.
-                    Err(status) => {
+                    Some(Err(status)) => {
                         tracing::debug!(code = ?status.code(), "an ingest stream broke");
                         return;
                     }
                 },
-                () = tokio::time::sleep_until(deadline), if ending => self.pending.clear(),
+                () = tokio::time::sleep_until(deadline), if ending || writes => {
+                    if !ending {
+                        self.end(unread(self.patience));
+                    }
+                    self.pending.clear();
+                    self.results.clear();
+                }
             }
         }
     }
@@ -137,52 +160,50 @@ impl Pump {
 
     async fn accept(&mut self, frame: v1::IngestRequest) -> Result<(), Failure> {
         let frame = self.acceptor.accept(frame).await?;
-        self.bytes += frame.bytes();
-        self.pending.push_back(frame);
+        let bytes = frame.bytes();
+        self.pending.push(frame, bytes);
         Ok(())
     }
 
-    /// Writes the first frame's results, and those of the following ones that are there as well.
-    async fn answer(&mut self, proposed: Proposed, responses: &Responses) -> Result<(), Failure> {
-        let mut results = Vec::new();
-        let mut next = Some(proposed);
-        let mut ended = None;
-        while let Some(proposed) = next.take() {
-            let Some(frame) = self.pending.pop_front() else {
-                break;
-            };
-            self.bytes -= frame.bytes();
-            let context = &self.stream.context;
-            match proposed
-                .map_err(|error| failed(context, error))
-                .and_then(|replies| frame.results(context, replies))
-            {
-                Ok(mut there) => results.append(&mut there),
-                Err(failure) => {
-                    ended = Some(failure);
-                    break;
-                }
-            }
-            if results.len() < RESULTS && !self.pending.is_empty() {
-                next = first(&mut self.pending).now_or_never();
-            }
-        }
-        if results.is_empty() {
-            return ended.map_or(Ok(()), Err);
-        }
-        let sent = responses.send(Ok(v1::IngestResponse { results }));
-        // A client that does not read must not keep the node from stopping.
-        let sent = tokio::select! {
-            biased;
-            sent = sent => sent.is_ok(),
-            () = self.stream.context.stop.cancelled() => false,
+    /// The replies to the first frame are there.
+    fn answered(&mut self, proposed: Proposed) {
+        let Some(frame) = self.pending.pop() else {
+            return;
         };
-        if !sent {
-            tracing::debug!("an ingest client left before it had its results");
-            return Err(run_ended());
+        let context = &self.stream.context;
+        let results = proposed
+            .map_err(|error| failed(context, error))
+            .and_then(|replies| frame.results(context, replies));
+        match results {
+            Ok(results) => {
+                if self.results.is_empty() {
+                    self.read_by = Instant::now() + self.patience;
+                }
+                self.results.extend(results);
+            }
+            // What was sent later is not answered before it.
+            Err(failure) => {
+                self.pending.clear();
+                self.end(failure);
+            }
         }
-        ended.map_or(Ok(()), Err)
     }
+
+    /// What goes into one response.
+    fn next_results(&mut self) -> Vec<v1::IngestResult> {
+        self.read_by = Instant::now() + self.patience;
+        let count = self.results.len().min(RESULTS);
+        self.results.drain(..count).collect()
+    }
+}
+
+/// The client does not read.
+fn unread(patience: Duration) -> Failure {
+    let text = format!(
+        "results waited {} s to be read: reconnect and send again from the first message without an answer",
+        patience.as_secs_f64()
+    );
+    Failure::new(Reason::Superseded, text)
 }
 
 /// Waits until `run` is no longer the leader's.
@@ -194,8 +215,8 @@ async fn run_over(standing: &mut watch::Receiver<Standing>, run: RunId) {
 }
 
 /// The replies to the oldest frame.
-async fn first(pending: &mut VecDeque<Frame>) -> Proposed {
-    match pending.front_mut().and_then(Frame::pending) {
+async fn first(pending: &mut Outstanding<Frame>) -> Proposed {
+    match pending.first_mut().and_then(Frame::pending) {
         Some(proposed) => proposed.await,
         None => Ok(Vec::new()),
     }

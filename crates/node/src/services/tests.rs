@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use crate::config::{Config, PeerConfig};
+use crate::context::Context;
 use crate::net::Listening;
 use crate::serve::{Seams, ServeHandle, start};
 use ordo_wire::status::Failure;
@@ -11,6 +12,7 @@ use ordo_wire::v1::delivery_service_client::DeliveryServiceClient;
 use ordo_wire::v1::ingest_service_client::IngestServiceClient;
 use ordo_wire::v1::work_service_client::WorkServiceClient;
 use ordo_wire::v1::{self, Reason, ingest_result, subscription_state};
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -21,7 +23,7 @@ use tonic::transport::Channel;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Node {
+pub(super) struct Node {
     handle: ServeHandle,
     channel: Channel,
     admin: AdminServiceClient<Channel>,
@@ -84,7 +86,7 @@ async fn bare_node() -> Node {
     }
 }
 
-async fn node() -> Node {
+pub(super) async fn node() -> Node {
     let mut node = bare_node().await;
     node.admin
         .init_cluster(v1::InitClusterRequest {})
@@ -97,7 +99,7 @@ fn uuid(n: u8) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(&[n; 16])
 }
 
-fn message(n: u8, payload: &'static [u8]) -> v1::IngestMessage {
+pub(super) fn message(n: u8, payload: &'static [u8]) -> v1::IngestMessage {
     v1::IngestMessage {
         message_id: uuid(n),
         payload: payload.into(),
@@ -105,7 +107,7 @@ fn message(n: u8, payload: &'static [u8]) -> v1::IngestMessage {
     }
 }
 
-fn batch(interface: &str, messages: Vec<v1::IngestMessage>) -> v1::IngestRequest {
+pub(super) fn batch(interface: &str, messages: Vec<v1::IngestMessage>) -> v1::IngestRequest {
     let batch = v1::IngestBatch {
         interface: interface.to_owned(),
         messages,
@@ -117,7 +119,15 @@ fn batch(interface: &str, messages: Vec<v1::IngestMessage>) -> v1::IngestRequest
 }
 
 impl Node {
-    async fn create(&mut self, name: &str, config: v1::InterfaceConfig) -> v1::Interface {
+    pub(super) const fn context(&self) -> &Arc<Context> {
+        &self.handle.context
+    }
+
+    pub(super) async fn create(
+        &mut self,
+        name: &str,
+        config: v1::InterfaceConfig,
+    ) -> v1::Interface {
         let request = v1::CreateInterfaceRequest {
             name: name.to_owned(),
             config: Some(config),
@@ -131,7 +141,7 @@ impl Node {
         created.interface.unwrap()
     }
 
-    async fn get(&mut self, name: &str) -> v1::Interface {
+    pub(super) async fn get(&mut self, name: &str) -> v1::Interface {
         let request = v1::GetInterfaceRequest {
             name: name.to_owned(),
         };
@@ -208,7 +218,7 @@ impl Node {
         Calls { requests, answers }
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.handle.shutdown().await.unwrap();
     }
 }
@@ -739,6 +749,36 @@ async fn a_numbered_message_refused_for_good_leaves_no_gap() {
         (gap.reason(), gap.expected_producer_sequence),
         (Reason::ProducerGap, 4)
     );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_number_behind_a_refusal_for_now_is_not_used_up() {
+    let mut node = node().await;
+    let config = v1::InterfaceConfig {
+        window: 1,
+        payload_bytes_max: 4,
+        ..stages(&["parse"])
+    };
+    node.create("narrow", config).await;
+    let mut ingest = node.ingest().await;
+    let numbered = |n: u8, payload| v1::IngestMessage {
+        producer_sequence: n.into(),
+        ..message(n, payload)
+    };
+    let messages = vec![
+        numbered(1, b"1"),
+        numbered(2, b"2"),
+        numbered(3, b"too long"),
+    ];
+    let mut request = batch("narrow", messages);
+    request.batches[0].producer = "feed".into();
+    ingest.send(request).await;
+    let results = ingest.results(3).await;
+    assert_eq!(accepted(&results[0]), (1, false));
+    let reasons = [&results[1], &results[2]].map(|result| refused(result).reason());
+    assert_eq!(reasons, [Reason::WindowFull, Reason::EarlierRefused]);
+    assert_eq!(refused(&results[2]).refusal, 2);
     node.stop().await;
 }
 

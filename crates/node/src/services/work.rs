@@ -2,16 +2,18 @@
 
 mod report;
 
+use super::outstanding::Outstanding;
 use super::{FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, Stream, bytes_of, end, failed, uuid_of};
 use crate::context::Context;
 use crate::leader::{Assignment, Event, Freed, Hold, Place, WorkPush, WorkerHello, WorkerId};
-use crate::proposer::{Class, Proposed};
+use crate::proposer::Proposed;
 use ordo_core::limits::{NAME_BYTES_MAX, STAGES_MAX};
 use ordo_core::{InterfaceId, Sequence, Turn};
 use ordo_wire::convert::headers_to_proto;
 use ordo_wire::status::Failure;
 use ordo_wire::v1::work_service_server::WorkService;
 use ordo_wire::v1::{self, Reason};
+use prost::Message as _;
 use report::Reports;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -53,7 +55,7 @@ impl WorkService for Work {
         let pump = Pump {
             stream,
             assignments: VecDeque::new(),
-            pending: VecDeque::new(),
+            pending: Outstanding::new(REPORT_FRAMES),
             next: v1::WorkResponse::default(),
             waiting: false,
         };
@@ -68,7 +70,7 @@ struct Pump {
     /// Given by the dispatcher and not written.
     assignments: VecDeque<Assignment>,
     /// Reports that are proposed, oldest first.
-    pending: VecDeque<Reports>,
+    pending: Outstanding<Reports>,
     /// What goes out beside assignments.
     next: v1::WorkResponse,
     /// `next` holds something.
@@ -97,7 +99,7 @@ impl Pump {
         let (push, mut pushes) = mpsc::unbounded_channel();
         self.greet(incoming, push).await?;
         loop {
-            let reads = self.pending.len() < REPORT_FRAMES;
+            let reads = self.pending.has_room();
             let writes = self.waiting || !self.assignments.is_empty();
             tokio::select! {
                 biased;
@@ -165,6 +167,7 @@ impl Pump {
 
     /// Does what a request says.
     async fn frame(&mut self, frame: v1::WorkRequest) -> Result<(), Failure> {
+        let bytes = frame.encoded_len();
         let session = self.stream.session;
         let machine = &self.stream.context.machine;
         if frame.hello.is_some() {
@@ -196,21 +199,16 @@ impl Pump {
             let (mut reports, commands) =
                 Reports::check(&self.stream.context, frame.reports).await?;
             if !commands.is_empty() {
-                reports.proposed = Some(
-                    self.stream
-                        .context
-                        .proposer
-                        .propose(commands, Class::Urgent),
-                );
+                reports.proposed = Some(self.stream.context.proposer.propose(commands));
             }
-            self.pending.push_back(reports);
+            self.pending.push(reports, bytes);
         }
         Ok(())
     }
 
     /// The oldest frame of reports is applied.
     fn reported(&mut self, proposed: Proposed) -> Result<(), Failure> {
-        let Some(reports) = self.pending.pop_front() else {
+        let Some(reports) = self.pending.pop() else {
             return Ok(());
         };
         let context = &self.stream.context;
@@ -271,9 +269,9 @@ impl Pump {
 }
 
 /// The replies to the oldest frame of reports.
-async fn first(pending: &mut VecDeque<Reports>) -> Proposed {
+async fn first(pending: &mut Outstanding<Reports>) -> Proposed {
     match pending
-        .front_mut()
+        .first_mut()
         .and_then(|reports| reports.proposed.as_mut())
     {
         Some(proposed) => proposed.await,

@@ -1,9 +1,9 @@
 //! From a frame to a proposal: what is refused at once, what is refused for now, what is proposed.
 
-use super::super::{check_headers, run_ended, stopped, uuid_of, view_named};
+use super::super::{check_headers, failed, run_ended, stopped, uuid_of, view_named};
 use crate::admission::{InterfaceView, Room, Transient};
 use crate::context::Context;
-use crate::proposer::{Class, Pending, RunId};
+use crate::proposer::{Pending, RunId, headers_weight};
 use ordo_core::limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use ordo_core::{
     Command, Ingest, InterfaceConfig, InterfaceId, MessageId, Refusal, RefuseIngest, Reply,
@@ -14,7 +14,7 @@ use ordo_wire::v1::{self, IngestRefused, Reason, ingest_result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Bytes that a message takes beside its payload.
+/// Bytes that a message takes beside its payload and its headers.
 const MESSAGE_BYTES: usize = 128;
 
 /// Turns one stream's frames into proposals.
@@ -156,12 +156,15 @@ impl Acceptor {
             rooms,
             bytes,
         } = accepted;
-        let propose = |commands| {
-            self.context
-                .proposer
-                .propose(commands, Class::Ingest(self.run))
+        let proposed = match commands.is_empty() {
+            true => None,
+            false => Some(
+                self.context
+                    .proposer
+                    .propose_ingest(commands, self.run)
+                    .map_err(|error| failed(&self.context, error))?,
+            ),
         };
-        let proposed = (!commands.is_empty()).then(|| propose(commands));
         Ok(Frame {
             plan,
             proposed,
@@ -222,7 +225,7 @@ impl Acceptor {
             .iter()
             .filter(|candidate| candidate.refused.is_none());
         let sizes: Vec<u64> = fit
-            .map(|candidate| (candidate.ingest.payload.len() + MESSAGE_BYTES) as u64)
+            .map(|candidate| size_of(&candidate.ingest) as u64)
             .collect();
         let (room, mut free, mut transient) =
             self.context.admission.take_room(view, config, &sizes);
@@ -242,16 +245,18 @@ impl Acceptor {
                 accepted.ingest(ingest);
                 continue;
             }
+            // Behind one that is refused for now a number can't be used up: it would come before its turn.
+            let behind = ingest.numbered.is_some() && self.refused.contains_key(&view.id);
             match (refused, &transient) {
-                (Some(refused), _) => accepted.consume(ingest, refused, at),
-                (None, Some(refusal)) if free == 0 => {
+                (Some(refused), _) if !behind => accepted.consume(ingest, refused, at),
+                (refused, Some(refusal)) if refused.is_some() || free == 0 => {
                     accepted.plan[at] = self.refuse(view.id, refusal);
                     transient = self
                         .refused
                         .get(&view.id)
                         .map(|latest| earlier_refused(*latest));
                 }
-                (None, _) => {
+                _ => {
                     free = free.saturating_sub(1);
                     accepted.ingest(ingest);
                 }
@@ -305,7 +310,7 @@ struct Accepted {
 
 impl Accepted {
     fn ingest(&mut self, ingest: Ingest) {
-        self.bytes += ingest.payload.len() + MESSAGE_BYTES;
+        self.bytes += size_of(&ingest);
         self.commands.push(Command::Ingest(ingest));
     }
 
@@ -316,6 +321,7 @@ impl Accepted {
             return;
         };
         self.plan[at] = Plan::Consumed(refused);
+        self.bytes += MESSAGE_BYTES;
         let refuse = RefuseIngest {
             interface: ingest.interface,
             message_id: ingest.message_id,
@@ -323,6 +329,11 @@ impl Accepted {
         };
         self.commands.push(Command::RefuseIngest(refuse));
     }
+}
+
+/// Bytes that a message takes until it is applied.
+fn size_of(ingest: &Ingest) -> usize {
+    MESSAGE_BYTES + ingest.payload.len() + headers_weight(&ingest.headers)
 }
 
 /// Sorts out what can never be taken.
@@ -428,4 +439,28 @@ fn unknown_interface(name: &str) -> String {
         "interface {:?} is unknown",
         name.chars().take(NAME_BYTES_MAX).collect::<String>()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_count_as_bytes_on_their_way() {
+        let header = ordo_core::Header {
+            name: "routing".into(),
+            value: "x".repeat(10_000),
+        };
+        let ingest = Ingest {
+            interface: InterfaceId(uuid::Uuid::from_u128(1)),
+            message_id: MessageId(uuid::Uuid::from_u128(2)),
+            digest: digest(b"", &[]),
+            payload: bytes::Bytes::new(),
+            headers: vec![header],
+            numbered: None,
+        };
+        let mut accepted = Accepted::default();
+        accepted.ingest(ingest);
+        assert!(accepted.bytes > 10_000, "{}", accepted.bytes);
+    }
 }
