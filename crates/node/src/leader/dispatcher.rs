@@ -45,6 +45,8 @@ pub(crate) struct Lost {
 pub(crate) struct Dispatcher {
     pub(super) stages: BTreeMap<String, usize>,
     pub(super) queues: Vec<Lanes>,
+    /// Numbers of queues that no stage has any more.
+    vacant: Vec<usize>,
     pub(super) workers: BTreeMap<SessionId, Worker>,
     pub(super) sessions: BTreeMap<WorkerId, SessionId>,
     /// Whose turn it is.
@@ -68,6 +70,7 @@ impl Dispatcher {
         let mut dispatcher = Self {
             stages: BTreeMap::new(),
             queues: Vec::new(),
+            vacant: Vec::new(),
             workers: BTreeMap::new(),
             sessions: BTreeMap::new(),
             rotation: VecDeque::new(),
@@ -145,19 +148,48 @@ impl Dispatcher {
         if let Some(queue) = self.stages.get(stage) {
             return *queue;
         }
-        self.queues.push(Lanes::new(stage.into()));
-        self.stages.insert(stage.to_owned(), self.queues.len() - 1);
-        self.queues.len() - 1
+        let lanes = Lanes::new(stage.into());
+        let queue = if let Some(vacant) = self.vacant.pop() {
+            self.queues[vacant] = lanes;
+            vacant
+        } else {
+            self.queues.push(lanes);
+            self.queues.len() - 1
+        };
+        self.stages.insert(stage.to_owned(), queue);
+        queue
     }
 
-    pub(super) fn is_known(&self, state: &State, stage: &str) -> bool {
-        let seen = self
-            .stages
-            .get(stage)
-            .is_some_and(|queue| self.queues[*queue].seen);
-        seen || state
-            .interfaces()
-            .any(|interface| interface.config.stage_number(stage).is_some())
+    /// A worker no longer serves these. A worker names what stages it likes, so that those nobody else has go with it.
+    pub(super) fn unserve(&mut self, queues: Vec<usize>) {
+        for queue in queues {
+            let lanes = &mut self.queues[queue];
+            lanes.workers -= 1;
+            if lanes.workers == 0 && lanes.is_empty() {
+                self.stages.remove(&*lanes.name);
+                self.vacant.push(queue);
+            }
+        }
+    }
+
+    /// Those of `stages` that no interface has, or had while this node led.
+    pub(super) fn unknown(&self, state: &State, stages: &[String]) -> Vec<String> {
+        let seen = |stage: &str| {
+            let queue = self.stages.get(stage);
+            queue.is_some_and(|queue| self.queues[*queue].seen)
+        };
+        let mut unknown: BTreeSet<&str> = stages.iter().map(String::as_str).collect();
+        unknown.retain(|stage| !seen(stage));
+        for interface in state.interfaces() {
+            if unknown.is_empty() {
+                break;
+            }
+            for stage in &interface.config.stages {
+                unknown.remove(&*stage.name);
+            }
+        }
+        let is_unknown = |stage: &&String| unknown.contains(stage.as_str());
+        stages.iter().filter(is_unknown).cloned().collect()
     }
 
     pub(super) fn free(&mut self, place: Place) {

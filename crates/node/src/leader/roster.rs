@@ -9,12 +9,7 @@ impl Dispatcher {
     /// A worker comes, or comes back: what it names it holds, what it held and does not name is ready again.
     pub(crate) fn join(&mut self, state: &State, hello: WorkerHello, now: Now) {
         let session = hello.session;
-        let unknown_stages = hello
-            .stages
-            .iter()
-            .filter(|stage| !self.is_known(state, stage))
-            .cloned()
-            .collect();
+        let unknown_stages = self.unknown(state, &hello.stages);
         let mut stages: Vec<usize> = hello
             .stages
             .iter()
@@ -108,9 +103,7 @@ impl Dispatcher {
         self.deadlines.clear(session);
         self.rotation.retain(|there| *there != session);
         if let Some(push) = worker.push {
-            for stage in worker.stages {
-                self.queues[stage].workers -= 1;
-            }
+            self.unserve(worker.stages);
             let _ = push.send(WorkPush::Replaced);
         }
     }
@@ -177,10 +170,9 @@ impl Dispatcher {
         };
         worker.push = None;
         worker.frame.clear();
-        for stage in worker.stages.clone() {
-            self.queues[stage].workers -= 1;
-        }
         let (draining, held) = (worker.draining, worker.held);
+        let stages = std::mem::take(&mut worker.stages);
+        self.unserve(stages);
         if draining || held == 0 {
             let held = self.held_by(session);
             self.forget(session);

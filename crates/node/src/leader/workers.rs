@@ -14,7 +14,7 @@ pub(crate) const CREDITS_MAX: u32 = 100_000;
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
     pub(crate) name: Arc<str>,
-    /// Numbers of the dispatcher's queues.
+    /// Numbers of the dispatcher's queues; none once the stream has closed.
     pub(crate) stages: Vec<usize>,
     /// Which of them it is served from first.
     pub(crate) next_stage: usize,

@@ -425,3 +425,35 @@ fn a_back_off_that_is_over_does_not_wake_a_leader_without_its_quorum() {
     let due = due(&world.dispatcher, &world.releaser, world.now, false);
     assert_eq!(due, Some(world.now.instant + RECHECK));
 }
+
+#[test]
+fn stages_that_only_a_worker_named_go_with_it() {
+    let mut world = World::new(&[stages(&["parse"]), stages(&["route"])]);
+    world.ingest(1, 10);
+    for n in 0..10 {
+        let own = format!("own-{n}");
+        let mut worker = world.join(n, &[&own, "parse", "later"], 1);
+        match worker.pushes.try_recv().unwrap() {
+            WorkPush::Welcome { unknown_stages } => assert_eq!(unknown_stages, [&own, "later"]),
+            other => panic!("{other:?}"),
+        }
+        let given = worker.given();
+        world.leave(&worker);
+        let mut back = world.join_with(n, &[&own, "parse"], 1, "", &given);
+        assert_eq!(back.given(), []);
+        world.dispatcher.drain(back.session);
+        world.leave(&back);
+    }
+    assert!(
+        world.dispatcher.queues.len() <= 3,
+        "{} queues",
+        world.dispatcher.queues.len()
+    );
+    let named: Vec<&String> = world.dispatcher.stages.keys().collect();
+    assert_eq!(named, ["parse"]);
+    world.ingest(2, 10);
+    let mut router = world.join(21, &["route"], 1);
+    let mut parser = world.join(22, &["parse"], 1);
+    assert_eq!(&*router.given()[0].stage, "route");
+    assert_eq!(&*parser.given()[0].stage, "parse");
+}
