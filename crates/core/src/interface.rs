@@ -169,7 +169,7 @@ pub struct Finished {
 pub struct Destination {
     /// Everything at or below it is done.
     pub checkpoint: Sequence,
-    /// The last grant's fencing token.
+    /// The last grant's fencing token; it never falls, not even when the destination goes and comes back.
     pub epoch: Epoch,
     /// Who holds the grant.
     pub holder: Option<Holder>,

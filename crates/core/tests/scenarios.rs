@@ -398,6 +398,10 @@ fn cluster_time_never_goes_back() {
 fn interfaces_have_names_of_their_own_and_unknown_ones_are_refused() {
     run("
         interface lab                   -> version 1
+        ingest a                        -> 1
+        # One must not take another's place by its id either.
+        interface ward as=lab           -> refused: an interface called \"lab\" exists already
+        see default                     -> 1
         interface lab as=another        -> refused: an interface called \"lab\" exists already
         ingest a interface=nowhere      -> refused: interface 5c3a004a-acfa-52f5-b757-d9d338921ca2 is unknown
     ");

@@ -441,7 +441,26 @@ fn stages_and_destinations_go_only_when_the_interface_is_drained() {
         see his                         -> 2
         see ris                         -> 2
         ack his 2 epoch=1               -> checkpoint 2
-        grant ris                       -> epoch 1 after 1
+        grant ris                       -> epoch 2 after 1
+    ");
+}
+
+#[test]
+fn a_destination_that_comes_back_under_its_name_goes_on_with_higher_epochs() {
+    run("
+        interface lab to=his,ris        -> version 1
+        grant his                       -> epoch 1 after 0
+        grant his                       -> epoch 2 after 0
+        grant his                       -> epoch 3 after 0
+        grant ris                       -> epoch 1 after 0
+        update version=1 to=ris         -> version 2
+        # What remembers it is voided by it; there is nothing under way.
+        ack ris 0 epoch=1               -> refused: the answer is of epoch 1; the grant's is 3
+        ack ris 0                       -> checkpoint 0
+        update version=2 to=lis         -> version 3
+        update version=3 to=lis,his     -> version 4
+        grant his                       -> epoch 4 after 0
+        grant lis                       -> epoch 4 after 0
     ");
 }
 

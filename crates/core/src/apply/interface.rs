@@ -17,6 +17,10 @@ impl Context<'_> {
             return Err(Refusal::InterfaceExists(command.name));
         }
         let id = command.interface;
+        // Another one in its place would take its messages away.
+        if let Some(there) = self.state.interfaces.get(&id) {
+            return Err(Refusal::InterfaceExists(there.name.to_string()));
+        }
         let row = ConfigRow {
             name: command.name,
             incarnation: Incarnation(1),
@@ -107,14 +111,28 @@ impl Interface {
     }
 
     /// Takes a configuration over; a destination keeps its state by its name, a new one begins at the watermark.
+    ///
+    /// A receiver fences by epoch, so one whose destination goes and comes back under the same name must not see
+    /// lower ones. New destinations begin at the highest epoch there is, and where one goes, those that stay, which
+    /// then have nothing undelivered, keep it.
     fn configure(&mut self, config: InterfaceConfig) {
-        let new = Destination {
-            checkpoint: self.watermark,
-            ..Destination::default()
-        };
+        let epochs = self.destinations.iter().map(|there| there.epoch);
+        let highest = epochs.max().unwrap_or_default();
+        let mut before = self.config.destinations.iter();
+        let one_goes = before.any(|there| config.destination_number(&there.name).is_none());
         let state_of = |name: &str| match self.config.destination_number(name) {
-            Some(number) => self.destinations[usize::from(number.0)].clone(),
-            None => new.clone(),
+            Some(number) => {
+                let mut kept = self.destinations[usize::from(number.0)].clone();
+                if one_goes {
+                    kept.epoch = highest;
+                }
+                kept
+            }
+            None => Destination {
+                checkpoint: self.watermark,
+                epoch: highest,
+                ..Destination::default()
+            },
         };
         self.destinations = config
             .destinations

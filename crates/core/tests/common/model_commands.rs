@@ -84,6 +84,9 @@ impl Model {
         if self.lanes.iter().any(|lane| lane.name == c.name) {
             return Err(Refusal::InterfaceExists(c.name.clone()));
         }
+        if let Some(there) = self.lanes.iter().find(|lane| lane.id == c.interface) {
+            return Err(Refusal::InterfaceExists(there.name.clone()));
+        }
         self.lanes.push(Lane {
             id: c.interface,
             name: c.name.clone(),
@@ -544,8 +547,15 @@ impl Lane {
         }
         let place = |name: &String| old.iter().position(|there| there == name);
         let places: Vec<Option<usize>> = new.iter().map(place).collect();
+        // A name's epoch never falls, though the destination goes for a while.
+        let highest = self.destinations.iter().map(|d| d.epoch).max();
+        let some_go = places.iter().flatten().count() < old.len();
         let kept = |at: &Option<usize>| {
-            at.map_or_else(Destination::new, |at| self.destinations[at].clone())
+            let mut there = at.map_or_else(Destination::new, |at| self.destinations[at].clone());
+            if some_go || at.is_none() {
+                there.epoch = highest.expect("there is always one");
+            }
+            there
         };
         self.destinations = places.iter().map(kept).collect();
         for message in &mut self.messages {
