@@ -121,3 +121,37 @@ async fn what_failed_is_skipped_in_its_place_and_kept_as_a_dead_letter() {
         "the reason, never the payload: {text}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_was_given_the_leaders_address_only_survives_that_leader() {
+    let mut nodes = Nodes::three().await.unwrap();
+    let leader = nodes.leader().await;
+    let address = nodes.nodes[leader].public.to_string();
+    let cluster = ordo_client::Cluster::connect([address]).unwrap();
+    let config = staged(&[]);
+    cluster
+        .admin()
+        .create_interface("lab", config)
+        .await
+        .unwrap();
+    let producer = cluster.producer().start().unwrap();
+    let sent = producer.send("lab", message("lab", 1)).await.unwrap();
+    assert_eq!(sent.sequence, 1);
+    // What it learned stands in its Debug.
+    let others: Vec<_> = nodes
+        .nodes
+        .iter()
+        .map(|node| node.public.to_string())
+        .collect();
+    eventually("the members to be known", async || {
+        let known = format!("{cluster:?}");
+        others
+            .iter()
+            .all(|other| known.contains(other))
+            .then_some(())
+    })
+    .await;
+    nodes.nodes[leader].kill().unwrap();
+    let sent = producer.send("lab", message("lab", 2)).await.unwrap();
+    assert_eq!(sent.sequence, 2);
+}

@@ -16,8 +16,12 @@ use crate::consumer::ConsumerBuilder;
 use crate::error::ConnectError;
 use crate::producer::ProducerBuilder;
 use crate::worker::WorkerBuilder;
+use ordo_wire::v1::GetClusterStatusRequest;
+use ordo_wire::v1::admin_service_client::AdminServiceClient;
 
-/// Addresses remembered at most, those given and those learned from hints together.
+/// How long a leader is asked for its members, beside whatever it is used for.
+const LEARN_MAX: Duration = Duration::from_secs(2);
+/// Addresses remembered at most, those given and those learned together.
 const ADDRESSES_MAX: usize = 64;
 
 /// A cluster of Ordo nodes. Cheap to clone; all clones share what they learn about the leader.
@@ -35,6 +39,8 @@ struct Known {
     /// Those given first, then those learned.
     addresses: Vec<String>,
     leader: Option<String>,
+    /// The leader that was asked last who the members are.
+    asked: Option<String>,
     /// Channels of calls that share a connection; streams have connections of their own.
     channels: BTreeMap<String, Channel>,
     random: StdRng,
@@ -121,11 +127,34 @@ impl Cluster {
         if known.leader.as_deref() != Some(address) {
             known.leader = Some(address.to_owned());
         }
-        if !known.addresses.iter().any(|known| known == address)
-            && known.addresses.len() < ADDRESSES_MAX
+        known.learn(address);
+    }
+
+    /// Asks a new leader, in the background, where the other members are: whoever was given one address survives the
+    /// loss of that node. What fails is asked of the next leader.
+    pub(crate) fn learn_members(&self, leader: &str) {
         {
-            known.addresses.push(address.to_owned());
+            let mut known = self.known();
+            if known.asked.as_deref() == Some(leader) {
+                return;
+            }
+            known.asked = Some(leader.to_owned());
         }
+        let Ok(channel) = self.shared_channel(leader) else {
+            return;
+        };
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            let mut client = AdminServiceClient::new(channel);
+            let request = GetClusterStatusRequest::default();
+            let status = tokio::time::timeout(LEARN_MAX, client.get_cluster_status(request)).await;
+            if let Ok(Ok(status)) = status {
+                let mut known = cluster.known();
+                for node in status.into_inner().nodes {
+                    known.learn(&node.public_address);
+                }
+            }
+        });
     }
 
     /// Forgets that `address` leads, if that is what was thought.
@@ -164,6 +193,15 @@ impl Cluster {
             .known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn learn(&mut self, address: &str) {
+        let new = !address.is_empty() && !self.addresses.iter().any(|known| known == address);
+        if new && self.addresses.len() < ADDRESSES_MAX {
+            self.addresses.push(address.to_owned());
+        }
     }
 }
 
@@ -227,6 +265,7 @@ impl ClusterBuilder {
         let known = Known {
             addresses: self.addresses,
             leader: None,
+            asked: None,
             channels: BTreeMap::new(),
             random,
         };

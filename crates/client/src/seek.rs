@@ -84,6 +84,7 @@ impl Seek {
             self.succeeded_at = Some(Instant::now());
             self.failing_since = None;
             self.cluster.set_leader(address);
+            self.cluster.learn_members(address);
         }
     }
 
