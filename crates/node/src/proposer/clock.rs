@@ -22,8 +22,12 @@ struct Reading {
 }
 
 impl ClusterClock {
-    /// Lets it run from `base`: what this node counted in an earlier term, and never wrote into the log, is nobody's
-    /// time.
+    /// Forgets the time: what this node counted in an earlier term, and never wrote into the log, is nobody's.
+    pub(super) fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Reading::default();
+    }
+
+    /// Lets it run from `base`.
     pub fn start(&self, base: ClusterTime) {
         let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         reading.time = base;

@@ -259,6 +259,8 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
             tracing::info!(term = lead.run.term, "no longer leads");
         }
         if let Some(leader) = leading {
+            // The first entry brings no time: the state's stands, and is what this leader and its loops count from.
+            self.shared.clock.clear();
             let run = RunId {
                 term: leader.term(),
                 run: (leader.node_id() << RUNS_BITS) + 1,
@@ -381,13 +383,8 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
         lead.n += 1;
         lead.opening |= first;
         let RunId { term, run } = lead.run;
-        // The first entry brings no time: the state's stands, and is what this leader counts from.
-        let cluster_time = match first {
-            true => ClusterTime(0),
-            false => self.shared.clock.now(),
-        };
         let entry = Entry {
-            cluster_time,
+            cluster_time: self.shared.clock.now(),
             wall_time: WallTime((self.shared.wall)()),
             position: RunPosition {
                 term,

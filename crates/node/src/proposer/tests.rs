@@ -157,8 +157,11 @@ async fn leading() -> (Node, RunId) {
 
 async fn lead(node: &Node, leader: LeaderId) -> RunId {
     node.raft.elect(Some(leader));
-    let first = node.raft.apply().await;
+    let (first, sender) = node.raft.next().await;
     assert_eq!(first.cluster_time, ClusterTime(0), "it brings no time");
+    // The loops take over before the clock runs, and must not see an earlier term's time.
+    assert_eq!(node.proposer.clock().now(), ClusterTime(0));
+    sender.send(Ok(Vec::new())).unwrap();
     let mut standing = node.proposer.standing();
     standing
         .wait_for(|standing| standing.run().is_some())
