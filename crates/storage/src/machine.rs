@@ -202,8 +202,7 @@ impl<O: Observer> Machine<O> {
         options: MachineOptions,
     ) -> Result<(Self, MachineLoop<O>), StoreError> {
         let (jobs, queue) = mpsc::unbounded_channel();
-        let machine_loop =
-            MachineLoop::new(store.clone(), observer, queue, options.clone())?;
+        let machine_loop = MachineLoop::new(store.clone(), observer, queue, options.clone())?;
         Ok((
             Self {
                 jobs,
