@@ -1,9 +1,9 @@
 //! `Answer`: what a consumer says to what it was sent.
 
-use super::{Context, Lane};
+use super::{Context, Failure, Lane};
 use crate::command::{Answer, AnswerKind};
 use crate::ids::{DeadLetterKey, DestinationNumber, Epoch, Sequence};
-use crate::interface::{DeadLetter, Destination, FailCause, Status};
+use crate::interface::{Destination, FailCause, Status};
 use crate::mutation::EventKind;
 use crate::reply::{Refusal, Reply};
 
@@ -147,41 +147,20 @@ impl Lane<'_> {
             return Err(Refusal::DeadLettersFull { count, bytes });
         }
         let attempts = self.destination(number).attempts + 1;
-        let failed_at = self.clock.wall_time;
         let slot = self
             .interface
             .slot_mut(sequence)
             .expect("what is beyond a checkpoint has a slot");
         slot.rejected.insert(number);
-        let old = slot.redrive_of.as_deref().copied();
-        let letter = DeadLetter {
-            message_id: slot.message_id,
-            digest: slot.digest,
-            stage: slot.stage,
-            cause,
-            attempts,
-            losses: 0,
-            reason: reason.clone(),
-            accepted_at: slot.accepted_at,
-            failed_at,
-            destinations: [number].into_iter().collect(),
-            body_of: slot.body_of,
-            payload_bytes: slot.payload_bytes,
-            header_rows: slot.header_rows,
-            header_bytes: slot.header_bytes,
-            header_count: slot.header_count,
-            stage_times: slot.stage_times.clone(),
-            redriven_as: None,
-            redrive_of: old,
-        };
         let key = DeadLetterKey {
             sequence,
             destination: Some(number),
         };
-        self.insert_dead_letter(key, letter);
-        if let Some(old) = old {
-            self.remove_dead_letter(old);
-        }
+        let failure = Failure {
+            cause,
+            reason: reason.clone(),
+        };
+        self.bury(key, failure, attempts, 0);
         self.interface.touch_slot(sequence);
         let place = self.interface.destination_name(number).to_owned();
         self.event(sequence, EventKind::DeliveryRejected, place, reason);

@@ -149,24 +149,48 @@ impl Lane<'_> {
 
     /// Fails a PENDING message for good: it becomes a dead letter, and a skip marker once it is released.
     pub(crate) fn fail(&mut self, sequence: Sequence, failure: Failure) {
-        let failed_at = self.clock.wall_time;
         let slot = self
             .interface
             .slot_mut(sequence)
             .expect("the caller has just read the slot");
         slot.status = crate::Status::Failed(failure.cause);
+        let (attempts, losses) = (u32::from(slot.attempts), u32::from(slot.losses));
+        let key = DeadLetterKey {
+            sequence,
+            destination: None,
+        };
+        self.bury(key, failure, attempts, losses);
+        self.interface.touch_slot(sequence);
+        self.release();
+    }
+
+    /// Keeps an unfinished message that failed, in the place of the dead letter that it redrove.
+    pub(crate) fn bury(
+        &mut self,
+        key: DeadLetterKey,
+        failure: Failure,
+        attempts: u32,
+        losses: u32,
+    ) {
+        let failed_at = self.clock.wall_time;
+        let slot = self
+            .interface
+            .slot(key.sequence)
+            .expect("a message that fails is unfinished");
         let old = slot.redrive_of.as_deref().copied();
         let letter = DeadLetter {
             message_id: slot.message_id,
             digest: slot.digest,
             stage: slot.stage,
             cause: failure.cause,
-            attempts: u32::from(slot.attempts),
-            losses: u32::from(slot.losses),
+            attempts,
+            losses,
             reason: failure.reason,
             accepted_at: slot.accepted_at,
             failed_at,
-            destinations: slot.destinations,
+            destinations: key.destination.map_or(slot.destinations, |destination| {
+                [destination].into_iter().collect()
+            }),
             body_of: slot.body_of,
             payload_bytes: slot.payload_bytes,
             header_rows: slot.header_rows,
@@ -176,20 +200,14 @@ impl Lane<'_> {
             redriven_as: None,
             redrive_of: old,
         };
-        let key = DeadLetterKey {
-            sequence,
-            destination: None,
-        };
         self.insert_dead_letter(key, letter);
         if let Some(old) = old.filter(|old| *old != key) {
             self.remove_dead_letter(old);
         }
-        self.interface.touch_slot(sequence);
-        self.release();
     }
 
     /// A dead letter under the same key, which this one's message redrove, is replaced.
-    pub(crate) fn insert_dead_letter(&mut self, key: DeadLetterKey, letter: DeadLetter) {
+    fn insert_dead_letter(&mut self, key: DeadLetterKey, letter: DeadLetter) {
         let interface = &mut *self.interface;
         interface.dead_letter_bytes += u64::from(letter.payload_bytes);
         interface.need_body(letter.body_of);
