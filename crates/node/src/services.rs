@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::leader::SessionId;
 use crate::proposer::{ProposeError, RunId, Standing};
 use openraft::async_runtime::WatchReceiver;
-use ordo_core::InterfaceId;
+use ordo_core::{Interface, InterfaceId, State};
 use ordo_core::limits::{HEADER_BYTES_MAX, HEADERS_MAX, REASON_BYTES_MAX};
 use ordo_wire::status::Failure;
 use ordo_wire::v1::admin_service_server::AdminServiceServer;
@@ -116,17 +116,8 @@ async fn view_named(context: &Context, name: &str) -> Result<Option<Arc<Interfac
     if let Some(view) = context.admission.named(name) {
         return Ok(Some(view));
     }
-    let (admission, name) = (Arc::clone(&context.admission), name.to_owned());
-    let learn = move |view: ordo_storage::View<'_>| {
-        view.state
-            .interface_named(&name)
-            .map(|interface| admission.learn(interface))
-    };
-    context
-        .machine
-        .query(learn)
-        .await
-        .map_err(|_| stopped(context))
+    let name = name.to_owned();
+    learn(context, move |state| state.interface_named(&name)).await
 }
 
 /// The view of an interface by its id; `None` when there is no such interface.
@@ -137,17 +128,20 @@ async fn view_of(
     if let Some(view) = context.admission.of(id) {
         return Ok(Some(view));
     }
+    learn(context, move |state| state.interface(id)).await
+}
+
+/// Makes the view of an interface that is used for the first time.
+async fn learn(
+    context: &Context,
+    find: impl for<'a> FnOnce(&'a State) -> Option<&'a Interface> + Send + 'static,
+) -> Result<Option<Arc<InterfaceView>>, Failure> {
     let admission = Arc::clone(&context.admission);
     let learn = move |view: ordo_storage::View<'_>| {
-        view.state
-            .interface(id)
-            .map(|interface| admission.learn(interface))
+        find(view.state).map(|interface| admission.learn(interface))
     };
-    context
-        .machine
-        .query(learn)
-        .await
-        .map_err(|_| stopped(context))
+    let view = context.machine.query(learn).await;
+    view.map_err(|_| stopped(context))
 }
 
 /// A UUID as the protocol has it.
