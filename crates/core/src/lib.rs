@@ -16,6 +16,7 @@ mod load;
 mod mutation;
 mod release;
 mod reply;
+mod rules;
 mod state;
 
 pub use command::{
@@ -39,4 +40,5 @@ pub use mutation::{
     ClockRow, ConfigRow, EventKind, EventRow, Key, LaneRow, Mutation, Record, Row, merge_headers,
 };
 pub use reply::{Refusal, Reply};
+pub use rules::{Rules, Sound};
 pub use state::State;

@@ -6,9 +6,10 @@ use crate::ids::{DestinationNumber, Sequence};
 use crate::interface::{Finished, Interface, Slot, Status};
 use crate::limits::DEDUP_MS;
 use crate::mutation::{Key, Record, Row};
+use crate::rules::Rules;
 use crate::state::destination_number;
 
-impl Lane<'_> {
+impl<R: Rules> Lane<'_, R> {
     /// Moves the watermark over every outcome that is final, and the checkpoints over what is not meant for them.
     ///
     /// A message that this finishes may resolve a dead letter, which may make room for a FAILED one at the head.
@@ -28,12 +29,13 @@ impl Lane<'_> {
         let interface = &mut *self.interface;
         let before = interface.watermark;
         while let Some(slot) = interface.slot(interface.watermark.next()) {
+            if !R::releases(slot.status, interface.dead_letters_full()) {
+                break;
+            }
             match slot.status {
-                Status::Pending => break,
-                Status::Failed(_) if interface.dead_letters_full() => break,
                 Status::Failed(_) => interface.failed += 1,
                 Status::Filtered => interface.filtered += 1,
-                Status::Ready => {}
+                Status::Pending | Status::Ready => {}
             }
             interface.watermark = interface.watermark.next();
         }
@@ -101,7 +103,7 @@ impl Lane<'_> {
                 .expect("what is beyond the slowest checkpoint has a slot");
             self.finish_one(sequence, slot);
         }
-        self.interface.prune_known(self.clock.cluster_time);
+        self.interface.prune_known::<R>(self.clock.cluster_time);
     }
 
     fn finish_one(&mut self, sequence: Sequence, slot: Slot) {
@@ -158,10 +160,11 @@ impl Interface {
     }
 
     /// Keeps the last `dedup_messages` finished messages of the last 24 h, and the ids of dead letters.
-    pub(crate) fn prune_known(&mut self, now: crate::ClusterTime) {
+    pub(crate) fn prune_known<R: Rules>(&mut self, now: crate::ClusterTime) {
         while let Some(oldest) = self.finished.front() {
             let young = now <= oldest.at.after_ms(DEDUP_MS);
-            if young && self.finished.len() <= self.config.dedup_messages as usize {
+            let kept_max = self.config.dedup_messages as usize;
+            if R::remembers(self.finished.len(), kept_max, young) {
                 break;
             }
             let (message_id, sequence) = (oldest.message_id, self.known_from());

@@ -8,6 +8,7 @@ use crate::interface::{Dirty, Interface};
 use crate::load::LoadError;
 use crate::mutation::{ClockRow, ConfigRow, Key, LaneRow, Mutation, Row};
 use crate::reply::Reply;
+use crate::rules::{Rules, Sound};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -37,18 +38,28 @@ impl State {
     ///
     /// `index` is the entry's place in the log.
     pub fn apply(&mut self, index: u64, entry: Entry, effects: &mut Vec<Effect>) -> Vec<Reply> {
-        let follows = self.step(&entry);
+        self.apply_by::<Sound>(index, entry, effects)
+    }
+
+    /// [`State::apply`] by other rules: for simulations that break one to see whether they notice.
+    pub fn apply_by<R: Rules>(
+        &mut self,
+        index: u64,
+        entry: Entry,
+        effects: &mut Vec<Effect>,
+    ) -> Vec<Reply> {
+        let follows = self.step::<R>(&entry);
         let mut replies = Vec::with_capacity(entry.commands.len());
         for (n, command) in (0u32..).zip(entry.commands) {
-            let mut context = Context::new(self, effects, index, n, follows);
+            let mut context = Context::<R>::new(self, effects, index, n, follows);
             replies.push(context.run(command));
         }
         replies
     }
 
     /// Moves time and run. Returns whether the entry's ingests may be executed: see [`RunPosition`].
-    fn step(&mut self, entry: &Entry) -> bool {
-        self.clock.cluster_time = self.clock.cluster_time.max(entry.cluster_time);
+    fn step<R: Rules>(&mut self, entry: &Entry) -> bool {
+        self.clock.cluster_time = R::time(self.clock.cluster_time, entry.cluster_time);
         self.clock.wall_time = self.clock.wall_time.max(entry.wall_time);
         let new = entry.position;
         let last = &mut self.clock.position;
@@ -56,7 +67,7 @@ impl State {
             // Voids the lower ones even when its own first proposals were lost.
             *last = RunPosition { n: 0, ..new };
         }
-        let follows = (new.term, new.run, new.n) == (last.term, last.run, last.n + 1);
+        let follows = R::follows(*last, new);
         if follows {
             *last = new;
         }

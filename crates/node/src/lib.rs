@@ -15,6 +15,7 @@ pub mod leader;
 pub mod membership;
 pub mod metrics;
 pub mod net;
+pub mod parts;
 pub mod proposer;
 pub mod raft;
 mod room;
@@ -23,4 +24,5 @@ pub mod services;
 
 pub use config::{Config, ConfigErrors, Overrides};
 pub use error::ServeError;
-pub use serve::{Seams, ServeHandle, abort_on_panic, serve, start};
+pub use parts::Parts;
+pub use serve::{Seams, ServeHandle, SimulatedStorage, abort_on_panic, serve, start, start_with};

@@ -1,6 +1,7 @@
 //! A whole node: opened, served, watched and stopped.
 
 mod compact;
+mod home;
 mod servers;
 mod stop;
 #[cfg(test)]
@@ -15,21 +16,23 @@ use crate::leader::{Loops, forget_old_records};
 use crate::membership::{Membership, StateHash};
 use crate::metrics::{Metrics, gauge_of};
 use crate::net::{Dial, Listening, TcpDial};
+use crate::parts::Parts;
 use crate::proposer::{Proposer, RaftConsensus, WallClock};
 use crate::raft::{PeerNetwork, Peers, Raft, settings};
 use crate::{http, room};
 use futures_util::FutureExt;
+pub use home::SimulatedStorage;
+use home::{Opened, Threads};
 use openraft::async_runtime::WatchReceiver;
-use openraft::storage::RaftLogStorage;
-use ordo_storage::log::{Log, LogOptions, LogThread};
-use ordo_storage::{FileDisk, Machine, MachineOptions, RaftLog, StateStore, StoreOptions};
+use ordo_core::Sound;
+use ordo_storage::log::Log;
+use ordo_storage::{Driver, Machine, MachineOptions};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use servers::Servers;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -53,6 +56,8 @@ pub struct Seams {
     pub seed: Option<u64>,
     /// Whether every invariant is checked after every lump of entries.
     pub check_invariants: bool,
+    /// Where log and state live; in the data folder when there is none.
+    pub storage: Option<SimulatedStorage>,
 }
 
 impl Default for Seams {
@@ -70,6 +75,7 @@ impl Default for Seams {
             wall: Arc::new(wall),
             seed: None,
             check_invariants: false,
+            storage: None,
         }
     }
 }
@@ -95,9 +101,8 @@ pub struct ServeHandle {
     failure: oneshot::Receiver<ServeError>,
     /// Ends the servers, the proposer and the timers; after [`Context::stop`], which ends the streams.
     closing: CancellationToken,
-    machine_thread: JoinHandle<()>,
     log: Log,
-    log_thread: LogThread,
+    threads: Option<Threads>,
 }
 
 impl fmt::Debug for ServeHandle {
@@ -145,7 +150,19 @@ fn storage_failed(error: impl fmt::Display) -> ServeError {
 ///
 /// # Errors
 /// When an address is taken, the data folder is another node's, or what is in it is damaged.
-pub async fn start(config: Config, mut seams: Seams) -> Result<ServeHandle, ServeError> {
+pub async fn start(config: Config, seams: Seams) -> Result<ServeHandle, ServeError> {
+    start_with(config, seams, Sound).await
+}
+
+/// [`start`] with other parts, for simulations.
+///
+/// # Errors
+/// See [`start`].
+pub async fn start_with<P: Parts>(
+    config: Config,
+    mut seams: Seams,
+    parts: P,
+) -> Result<ServeHandle, ServeError> {
     let config = Arc::new(config);
     // First of all, since a taken port is the mistake that is made most often.
     let listening = servers::listen(&config, &mut seams).await?;
@@ -160,7 +177,8 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<ServeHandle, Serv
         log,
         log_thread,
         store,
-    } = open(&config, &identity, report).await?;
+    } = home::open(&config, &identity, seams.storage, report).await?;
+    let driver = store.driver();
 
     let metrics = Arc::new(Metrics::default());
     let (waiting_max, closing) = (config.limits.proposal_bytes, CancellationToken::new());
@@ -181,12 +199,17 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<ServeHandle, Serv
         ..MachineOptions::default()
     };
     let (machine, machine_loop) =
-        Machine::new(store.clone(), loops, options).map_err(storage_failed)?;
+        Machine::by_rules::<_, P::Rules>(store.clone(), parts.loops(loops), options)
+            .map_err(storage_failed)?;
     let handle = machine.handle();
-    let machine_thread = machine_loop.spawn().map_err(storage_failed)?;
+    let threads = home::drive(machine_loop, log_thread)?;
 
     let peers = Peers::new(Arc::clone(&seams.dial), Arc::clone(&identity));
-    let (network, timing) = (PeerNetwork::new(peers.clone()), settings(&config.raft));
+    let (network, timing) = (
+        PeerNetwork::new(peers.clone(), driver),
+        settings(&config.raft),
+    );
+    let raft_log = parts.log(raft_log);
     let raft = Raft::build(config.node_id, timing, network, raft_log, machine).await;
     let raft = raft.map_err(|error| ServeError::Raft(error.to_string()))?;
     let draw = Arc::clone(&rng);
@@ -221,7 +244,7 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<ServeHandle, Serv
     );
     let mut servers = servers::spawn(&context, listening, &closing, &log).await;
     let tasks = &mut servers.tasks;
-    let consensus = RaftConsensus::new(context.raft.clone());
+    let consensus = parts.consensus(RaftConsensus::new(context.raft.clone()));
     tasks.spawn(
         proposing
             .run(consensus, context.machine.clone(), closing.clone())
@@ -232,14 +255,17 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<ServeHandle, Serv
     tasks.spawn(
         forget_old_records(proposer, machine, context.store.clone(), closing.clone()).map(Ok),
     );
-    tasks.spawn(
-        room::watch(
-            Arc::clone(&context.config),
-            Arc::clone(&context.admission),
-            closing.clone(),
-        )
-        .map(Ok),
-    );
+    // The room on this machine is none of a simulation's.
+    if driver == Driver::Threads {
+        tasks.spawn(
+            room::watch(
+                Arc::clone(&context.config),
+                Arc::clone(&context.admission),
+                closing.clone(),
+            )
+            .map(Ok),
+        );
+    }
     let (raft, log_bytes) = (context.raft.clone(), context.config.raft.log_bytes);
     tasks.spawn(compact::watch(raft, log.clone(), log_bytes, closing.clone()).map(Ok));
     tasks.spawn(watch_raft(context.raft.clone(), closing.clone()));
@@ -253,47 +279,8 @@ pub async fn start(config: Config, mut seams: Seams) -> Result<ServeHandle, Serv
         servers,
         failure,
         closing,
-        machine_thread,
         log,
-        log_thread,
-    })
-}
-
-struct Opened {
-    raft_log: RaftLog,
-    log: Log,
-    log_thread: LogThread,
-    store: StateStore,
-}
-
-async fn open(
-    config: &Config,
-    identity: &Identity,
-    report: oneshot::Sender<ServeError>,
-) -> Result<Opened, ServeError> {
-    let disk = FileDisk::open(identity.folder("log")).map_err(storage_failed)?;
-    let (log, writer) = Log::open(Arc::new(disk), LogOptions::default()).map_err(storage_failed)?;
-    let cache_bytes_max = usize::try_from(config.limits.cache_bytes).unwrap_or(usize::MAX);
-    let options = StoreOptions {
-        cache_bytes_max,
-        ..StoreOptions::default()
-    };
-    let store = StateStore::open(&config.data_dir, options).map_err(storage_failed)?;
-    // The first failure is the one to tell; later ones follow from it.
-    store.on_failure(move |error| {
-        let _ = report.send(storage_failed(error));
-    });
-    let log_thread = writer.spawn().map_err(storage_failed)?;
-    let mut raft_log = RaftLog::open(log.clone()).map_err(storage_failed)?;
-    let state = raft_log.get_log_state().await.map_err(storage_failed)?;
-    store
-        .check_purged(state.last_purged_log_id)
-        .map_err(storage_failed)?;
-    Ok(Opened {
-        raft_log,
-        log,
-        log_thread,
-        store,
+        threads,
     })
 }
 

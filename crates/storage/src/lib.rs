@@ -1,6 +1,7 @@
 //! Where Ordo keeps what it must not forget: the Raft log and the state.
 
 mod disk;
+mod driver;
 mod error;
 mod keys;
 pub mod log;
@@ -29,6 +30,7 @@ mod store_rows;
 mod types;
 
 pub use disk::{Disk, DiskFile, FileDisk};
+pub use driver::Driver;
 pub use error::LogError;
 pub use keys::KeyError;
 pub use machine::{Lump, Machine, MachineHandle, MachineOptions, Observer, Stopped, View};

@@ -13,9 +13,8 @@ use crate::store::StateStore;
 use crate::store_error::StoreError;
 use crate::store_hash::StateHash;
 use crate::types::LogId;
-use ordo_core::{Effect, State};
+use ordo_core::{Effect, Rules, Sound, State};
 use std::fmt;
-use std::marker::PhantomData;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
@@ -174,15 +173,14 @@ impl<E: Send + 'static> MachineHandle<E> {
     }
 }
 
-/// The state machine, as openraft drives it: see `machine_raft.rs`.
-pub struct Machine<O: Observer> {
-    pub(crate) jobs: mpsc::UnboundedSender<Job<O::Event>>,
+/// The state machine, as openraft drives it: see `machine_raft.rs`. `E` is what its observer may be told.
+pub struct Machine<E> {
+    pub(crate) jobs: mpsc::UnboundedSender<Job<E>>,
     pub(crate) store: StateStore,
     pub(crate) options: MachineOptions,
-    observer: PhantomData<fn() -> O>,
 }
 
-impl<O: Observer> fmt::Debug for Machine<O> {
+impl<E> fmt::Debug for Machine<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Machine")
             .field("store", &self.store)
@@ -190,17 +188,29 @@ impl<O: Observer> fmt::Debug for Machine<O> {
     }
 }
 
-impl<O: Observer> Machine<O> {
+impl<E: Send + 'static> Machine<E> {
     /// Loads the state from its store. The loop that comes with it must be driven: by
     /// [`MachineLoop::spawn`], or in a simulation by [`MachineLoop::run`].
     ///
     /// # Errors
     /// When what is stored is damaged.
-    pub fn new(
+    pub fn new<O: Observer<Event = E>>(
         store: StateStore,
         observer: O,
         options: MachineOptions,
     ) -> Result<(Self, MachineLoop<O>), StoreError> {
+        Self::by_rules::<O, Sound>(store, observer, options)
+    }
+
+    /// [`Machine::new`] by other rules, for simulations.
+    ///
+    /// # Errors
+    /// See [`Machine::new`].
+    pub fn by_rules<O: Observer<Event = E>, R: Rules>(
+        store: StateStore,
+        observer: O,
+        options: MachineOptions,
+    ) -> Result<(Self, MachineLoop<O, R>), StoreError> {
         let (jobs, queue) = mpsc::unbounded_channel();
         let machine_loop = MachineLoop::new(store.clone(), observer, queue, options.clone())?;
         Ok((
@@ -208,7 +218,6 @@ impl<O: Observer> Machine<O> {
                 jobs,
                 store,
                 options,
-                observer: PhantomData,
             },
             machine_loop,
         ))
@@ -216,7 +225,7 @@ impl<O: Observer> Machine<O> {
 
     /// Reaches the machine's thread.
     #[must_use]
-    pub fn handle(&self) -> MachineHandle<O::Event> {
+    pub fn handle(&self) -> MachineHandle<E> {
         MachineHandle {
             jobs: self.jobs.clone(),
         }

@@ -9,8 +9,9 @@ use crate::types::{
     Entry, EntryPayload, EntryReply, SnapshotFolder, SnapshotMeta, StoredMembership, TypeConfig,
 };
 use openraft::storage::ApplyResponder;
-use ordo_core::{Effect, Reply, State, invariants};
+use ordo_core::{Effect, Reply, Rules, Sound, State, invariants};
 use std::fmt;
+use std::marker::PhantomData;
 use std::thread::{self, JoinHandle};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
@@ -33,7 +34,7 @@ pub(crate) enum Job<E> {
 }
 
 /// The loop that owns the state: plain synchronous steps, driven by a thread or, in a simulation, by a task.
-pub struct MachineLoop<O: Observer> {
+pub struct MachineLoop<O: Observer, R: Rules = Sound> {
     state: State,
     store: StateStore,
     observer: O,
@@ -42,9 +43,10 @@ pub struct MachineLoop<O: Observer> {
     options: MachineOptions,
     /// Kept for its room.
     replies: Vec<(Option<ApplyResponder<TypeConfig>>, EntryReply)>,
+    rules: PhantomData<R>,
 }
 
-impl<O: Observer> fmt::Debug for MachineLoop<O> {
+impl<O: Observer, R: Rules> fmt::Debug for MachineLoop<O, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MachineLoop")
             .field("applied", &self.applied.last_log_id)
@@ -52,7 +54,7 @@ impl<O: Observer> fmt::Debug for MachineLoop<O> {
     }
 }
 
-impl<O: Observer> MachineLoop<O> {
+impl<O: Observer, R: Rules> MachineLoop<O, R> {
     pub(crate) fn new(
         store: StateStore,
         observer: O,
@@ -67,6 +69,7 @@ impl<O: Observer> MachineLoop<O> {
             queue,
             options,
             replies: Vec::new(),
+            rules: PhantomData,
         };
         machine.load()?;
         Ok(machine)
@@ -206,7 +209,7 @@ impl<O: Observer> MachineLoop<O> {
                         index,
                         what: error.to_string(),
                     })?;
-                Ok(self.state.apply(index, entry, effects))
+                Ok(self.state.apply_by::<R>(index, entry, effects))
             }
         }
     }

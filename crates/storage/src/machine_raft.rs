@@ -1,6 +1,6 @@
 //! The state machine as openraft drives it.
 
-use crate::machine::{Machine, Observer};
+use crate::machine::Machine;
 use crate::machine_loop::{Committed, Job};
 use crate::store::StateStore;
 use crate::store_error::StoreError;
@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 /// Lumps on their way to the machine's thread at most: one being applied, and one more so that it needs not wait.
 const LUMPS_IN_FLIGHT_MAX: usize = 2;
 
-impl<O: Observer> Machine<O> {
+impl<E: Send + 'static> Machine<E> {
     async fn run<T>(
         &self,
-        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job<O::Event>,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job<E>,
     ) -> Result<T, StoreError> {
         let (done, result) = oneshot::channel();
         self.jobs.send(job(done)).map_err(|_| StoreError::Stopped)?;
@@ -29,7 +29,7 @@ impl<O: Observer> Machine<O> {
     }
 }
 
-impl<O: Observer> RaftStateMachine<TypeConfig> for Machine<O> {
+impl<E: Send + 'static> RaftStateMachine<TypeConfig> for Machine<E> {
     type SnapshotData = SnapshotFolder;
     type SnapshotBuilder = Builder;
 
@@ -83,7 +83,7 @@ impl<O: Observer> RaftStateMachine<TypeConfig> for Machine<O> {
     }
 }
 
-impl<O: Observer> Machine<O> {
+impl<E: Send + 'static> Machine<E> {
     /// A lump: what the stream has at hand, without waiting for more.
     fn gather<Strm>(
         &self,

@@ -1,5 +1,6 @@
 //! The state on the disk.
 
+use crate::driver::Driver;
 use crate::keys;
 use crate::rows;
 use crate::snapshot::SnapshotShelf;
@@ -281,6 +282,15 @@ impl StateStore {
         self.checked(|| self.engine().flush())?;
         self.flushed_through(index);
         Ok(())
+    }
+
+    /// What drives long work on this store.
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        match self.inner.home.as_ref() {
+            Home::Folder(_) => Driver::Threads,
+            Home::Memory(_) => Driver::Tasks,
+        }
     }
 
     /// The snapshots.

@@ -43,7 +43,9 @@ struct InMemory;
 /// Everything of one store, in the order in which it goes.
 type Guard = (LogThread, TempDir);
 
-fn build(store: impl FnOnce(&Path) -> StateStore) -> (Guard, RaftLog, Machine<()>) {
+fn build(
+    store: impl FnOnce(&Path) -> StateStore,
+) -> (Guard, RaftLog, Machine<std::convert::Infallible>) {
     let folder = tempfile::tempdir().unwrap();
     let (log, thread) = open_log(folder.path());
     let options = MachineOptions {
@@ -56,16 +58,20 @@ fn build(store: impl FnOnce(&Path) -> StateStore) -> (Guard, RaftLog, Machine<()
     ((thread, folder), log, machine)
 }
 
-impl StoreBuilder<TypeConfig, RaftLog, Machine<()>, Guard> for OnDisk {
-    async fn build(&self) -> Result<(Guard, RaftLog, Machine<()>), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, RaftLog, Machine<std::convert::Infallible>, Guard> for OnDisk {
+    async fn build(
+        &self,
+    ) -> Result<(Guard, RaftLog, Machine<std::convert::Infallible>), StorageError<TypeConfig>> {
         Ok(build(|folder| {
             StateStore::open(folder, StoreOptions::default()).unwrap()
         }))
     }
 }
 
-impl StoreBuilder<TypeConfig, RaftLog, Machine<()>, Guard> for InMemory {
-    async fn build(&self) -> Result<(Guard, RaftLog, Machine<()>), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, RaftLog, Machine<std::convert::Infallible>, Guard> for InMemory {
+    async fn build(
+        &self,
+    ) -> Result<(Guard, RaftLog, Machine<std::convert::Infallible>), StorageError<TypeConfig>> {
         Ok(build(|folder| {
             StateStore::open_in_memory(MemoryState::default(), folder, StoreOptions::default())
                 .unwrap()
@@ -148,7 +154,7 @@ impl Observer for Heard {
 }
 
 struct Node {
-    raft: Raft<TypeConfig, Machine<Heard>>,
+    raft: Raft<TypeConfig, Machine<()>>,
     handle: MachineHandle<()>,
     store: StateStore,
     heard: Heard,

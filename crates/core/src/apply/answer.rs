@@ -6,11 +6,12 @@ use crate::ids::{DeadLetterKey, DestinationNumber, Epoch, Sequence};
 use crate::interface::{Destination, FailCause, Status};
 use crate::mutation::EventKind;
 use crate::reply::{Refusal, Reply};
+use crate::rules::Rules;
 
 /// Stands for what a consumer did not say.
 const NO_REASON: &str = "no reason given";
 
-impl Context<'_> {
+impl<R: Rules> Context<'_, R> {
     pub(super) fn answer(&mut self, command: Answer) -> Result<Reply, Refusal> {
         let mut lane = self.lane(command.interface)?;
         let (number, sequence) = (command.destination, command.sequence);
@@ -36,7 +37,7 @@ impl Context<'_> {
     }
 }
 
-impl Lane<'_> {
+impl<R: Rules> Lane<'_, R> {
     fn destination(&mut self, number: DestinationNumber) -> &mut Destination {
         &mut self.interface.destinations[usize::from(number.0)]
     }
@@ -48,14 +49,14 @@ impl Lane<'_> {
         sequence: Sequence,
     ) -> Result<(), Refusal> {
         let destination = self.interface.known_destination(number)?;
-        if destination.epoch != given || destination.holder.is_none() {
+        if !R::holds(destination.epoch, given) || destination.holder.is_none() {
             return Err(Refusal::WrongEpoch {
                 given,
                 current: destination.epoch,
             });
         }
         let watermark = self.interface.watermark;
-        match sequence <= watermark {
+        match R::is_released(watermark, sequence) {
             true => Ok(()),
             false => Err(Refusal::NotReleased {
                 given: sequence,
@@ -66,7 +67,7 @@ impl Lane<'_> {
 
     fn check_head(&mut self, number: DestinationNumber, given: Sequence) -> Result<(), Refusal> {
         let head = self.destination(number).checkpoint.next();
-        match given == head {
+        match R::is_head(head, given) {
             true => Ok(()),
             false => Err(Refusal::NotHead { given, head }),
         }
@@ -89,8 +90,10 @@ impl Lane<'_> {
     }
 
     fn ack(&mut self, number: DestinationNumber, through: Sequence) {
-        if through > self.destination(number).checkpoint {
-            self.advance(number, through);
+        let checkpoint = self.destination(number).checkpoint;
+        let moved = R::checkpoint(checkpoint, through);
+        if moved != checkpoint {
+            self.advance(number, moved);
         }
     }
 
@@ -126,7 +129,7 @@ impl Lane<'_> {
         let destination = self.destination(number);
         destination.suspended_until = until;
         destination.reason = reason;
-        destination.epoch = destination.epoch.next();
+        destination.epoch = R::next_epoch(destination.epoch);
         self.destination_changed(number);
     }
 
@@ -165,7 +168,7 @@ impl Lane<'_> {
         let place = self.interface.destination_name(number).to_owned();
         self.event(sequence, EventKind::DeliveryRejected, place, reason);
         let destination = self.destination(number);
-        destination.epoch = destination.epoch.next();
+        destination.epoch = R::next_epoch(destination.epoch);
         self.advance(number, sequence);
         Ok(())
     }

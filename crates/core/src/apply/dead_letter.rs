@@ -6,9 +6,10 @@ use crate::ids::{ClusterTime, DeadLetterKey, DestinationSet, MessageId, Sequence
 use crate::interface::{DeadLetter, Slot, Status};
 use crate::mutation::{EventKind, Key, Row};
 use crate::reply::{Refusal, Reply};
+use crate::rules::Rules;
 use uuid::Uuid;
 
-impl Context<'_> {
+impl<R: Rules> Context<'_, R> {
     pub(super) fn discard_dead_letter(
         &mut self,
         command: &DiscardDeadLetter,
@@ -59,7 +60,7 @@ impl Context<'_> {
     }
 }
 
-impl Lane<'_> {
+impl<R: Rules> Lane<'_, R> {
     fn idle_dead_letter(&self, key: DeadLetterKey) -> Result<&DeadLetter, Refusal> {
         let letter = self
             .interface

@@ -5,14 +5,15 @@ use crate::command::ForgetFinished;
 use crate::ids::{DeadLetterKey, Sequence};
 use crate::mutation::Mutation;
 use crate::reply::{Refusal, Reply};
+use crate::rules::Rules;
 
-impl Context<'_> {
+impl<R: Rules> Context<'_, R> {
     /// What deduplication still knows stays, and so does the history of every dead letter.
     pub(super) fn forget_finished(&mut self, command: &ForgetFinished) -> Result<Reply, Refusal> {
         let lane = self.lane(command.interface)?;
         let interface = &mut *lane.interface;
         // An interface at rest has nobody else to let go of what is known for too long.
-        interface.prune_known(lane.clock.cluster_time);
+        interface.prune_known::<R>(lane.clock.cluster_time);
         let through = command.through.min(Sequence(interface.known_from().0 - 1));
         let mut from = interface.forgotten_through.next();
         if through < from {

@@ -5,8 +5,9 @@ use crate::command::{Grant, GrantEnd};
 use crate::ids::{ClusterTime, DestinationNumber, Incarnation, Sequence};
 use crate::interface::{Destination, Holder, Interface};
 use crate::reply::{Refusal, Reply};
+use crate::rules::Rules;
 
-impl Context<'_> {
+impl<R: Rules> Context<'_, R> {
     pub(super) fn grant(&mut self, command: Grant) -> Result<Reply, Refusal> {
         let mut lane = self.lane(command.interface)?;
         let number = command.destination;
@@ -18,7 +19,7 @@ impl Context<'_> {
             }
         }
         let destination = &mut lane.interface.destinations[usize::from(number.0)];
-        destination.epoch = destination.epoch.next();
+        destination.epoch = R::next_epoch(destination.epoch);
         destination.holder = Some(Holder {
             consumer: command.consumer,
             name: command.name,

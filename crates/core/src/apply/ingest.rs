@@ -7,6 +7,7 @@ use crate::interface::{Producer, Slot, Status, header_bytes};
 use crate::limits::PRODUCERS_MAX;
 use crate::mutation::{Key, Row};
 use crate::reply::{Refusal, Reply};
+use crate::rules::Rules;
 use smallvec::SmallVec;
 
 /// What a producer's own number says of a message.
@@ -17,14 +18,14 @@ enum Numbered {
     Again(Reply),
 }
 
-impl Context<'_> {
+impl<R: Rules> Context<'_, R> {
     pub(super) fn ingest(&mut self, command: Ingest) -> Result<Reply, Refusal> {
         if !self.follows {
             return Err(Refusal::Superseded);
         }
         let mut lane = self.lane(command.interface)?;
-        lane.interface.prune_known(lane.clock.cluster_time);
-        if let Some(sequence) = lane.interface.sequence_of(command.message_id) {
+        lane.interface.prune_known::<R>(lane.clock.cluster_time);
+        if let Some(sequence) = R::known(lane.interface.sequence_of(command.message_id)) {
             return lane.known(&command, sequence);
         }
         if let Some((producer, number)) = &command.numbered
@@ -49,11 +50,11 @@ impl Context<'_> {
     }
 }
 
-impl Lane<'_> {
+impl<R: Rules> Lane<'_, R> {
     /// A known id gets its first answer; a number that comes with it is used up all the same, and must not have
     /// been used for another message.
     fn known(&mut self, command: &Ingest, sequence: Sequence) -> Result<Reply, Refusal> {
-        let same = self.interface.digest_of(sequence) == Some(command.digest);
+        let same = R::same_payload(self.interface.digest_of(sequence), command.digest);
         if let Some((producer, number)) = &command.numbered {
             let known = self.interface.producers.get(producer);
             let expected = known.map_or(1, |known| known.last + 1);
@@ -147,7 +148,7 @@ impl Lane<'_> {
     }
 
     fn accept(&mut self, command: Ingest) -> Reply {
-        let sequence = self.interface.last_sequence.next();
+        let sequence = R::next_sequence(self.interface.last_sequence);
         let id = self.interface.id;
         let (count, bytes) = (command.headers.len(), header_bytes(&command.headers));
         let payload_bytes = command.payload.len();
@@ -192,7 +193,7 @@ impl Lane<'_> {
     /// A new message at the tail. One that has no stage before it is READY.
     pub(super) fn append(&mut self, mut slot: Slot) {
         let interface = &mut *self.interface;
-        let sequence = interface.last_sequence.next();
+        let sequence = R::next_sequence(interface.last_sequence);
         let pending = usize::from(slot.stage.0) < interface.config.stages.len();
         slot.status = if pending {
             Status::Pending

@@ -8,10 +8,11 @@ use crate::ids::Incarnation;
 use crate::interface::{Destination, Interface};
 use crate::mutation::{ConfigRow, Key};
 use crate::reply::{Refusal, Reply};
+use crate::rules::Rules;
 use crate::state::destination_number;
 use std::sync::Arc;
 
-impl Context<'_> {
+impl<R: Rules> Context<'_, R> {
     pub(super) fn create_interface(&mut self, command: CreateInterface) -> Result<Reply, Refusal> {
         if self.state.names.contains_key(command.name.as_str()) {
             return Err(Refusal::InterfaceExists(command.name));

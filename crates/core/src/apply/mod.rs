@@ -14,10 +14,12 @@ use crate::ids::{DeadLetterKey, DestinationNumber, InterfaceId, Sequence, StageN
 use crate::interface::{DeadLetter, FailCause, Interface};
 use crate::mutation::{ClockRow, EventKind, EventRow, Key, Mutation, Row};
 use crate::reply::{Refusal, Reply};
+use crate::rules::Rules;
 use crate::state::State;
+use std::marker::PhantomData;
 
 /// One command on its way through the state.
-pub(crate) struct Context<'a> {
+pub(crate) struct Context<'a, R> {
     state: &'a mut State,
     effects: &'a mut Vec<Effect>,
     /// The entry's place in the log and the command's in its entry: the names of its events.
@@ -25,19 +27,21 @@ pub(crate) struct Context<'a> {
     n: u32,
     /// Whether ingests may be executed.
     follows: bool,
+    rules: PhantomData<R>,
 }
 
 /// One interface, with what a command needs beside it.
-pub(crate) struct Lane<'a> {
+pub(crate) struct Lane<'a, R> {
     pub(crate) interface: &'a mut Interface,
     pub(crate) clock: ClockRow,
     mutations: &'a mut Vec<Mutation>,
     effects: &'a mut Vec<Effect>,
     index: u64,
     n: u32,
+    rules: PhantomData<R>,
 }
 
-impl<'a> Context<'a> {
+impl<'a, R: Rules> Context<'a, R> {
     pub(crate) fn new(
         state: &'a mut State,
         effects: &'a mut Vec<Effect>,
@@ -51,6 +55,7 @@ impl<'a> Context<'a> {
             index,
             n,
             follows,
+            rules: PhantomData,
         }
     }
 
@@ -72,7 +77,7 @@ impl<'a> Context<'a> {
         reply.unwrap_or_else(Reply::Refused)
     }
 
-    fn lane(&mut self, id: InterfaceId) -> Result<Lane<'_>, Refusal> {
+    fn lane(&mut self, id: InterfaceId) -> Result<Lane<'_, R>, Refusal> {
         let interface = self
             .state
             .interfaces
@@ -89,6 +94,7 @@ impl<'a> Context<'a> {
             effects: self.effects,
             index: self.index,
             n: self.n,
+            rules: PhantomData,
         })
     }
 }
@@ -99,7 +105,7 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
 }
 
-impl Lane<'_> {
+impl<R: Rules> Lane<'_, R> {
     pub(crate) fn put(&mut self, key: Key, row: Row) {
         self.mutations.push(Mutation::Put(key, row));
     }

@@ -7,9 +7,10 @@ use crate::interface::{FailCause, Slot, Status, header_bytes};
 use crate::limits::{HEADER_BYTES_MAX, HEADERS_MAX};
 use crate::mutation::{EventKind, Key, Row};
 use crate::reply::{Refusal, Reply};
+use crate::rules::Rules;
 use bytes::Bytes;
 
-impl Context<'_> {
+impl<R: Rules> Context<'_, R> {
     pub(super) fn report(&mut self, command: Report) -> Result<Reply, Refusal> {
         let mut lane = self.lane(command.interface)?;
         let (sequence, stage, turn) = (command.sequence, command.stage, command.turn);
@@ -20,7 +21,7 @@ impl Context<'_> {
                 destinations,
             } => {
                 let from = lane.reported(sequence, stage, turn)?.turn_entered;
-                lane.accepts(from <= turn, stage, turn)?;
+                lane.accepts(R::completes(from, turn), stage, turn)?;
                 lane.complete(sequence, payload, headers, &destinations)?;
             }
             Outcome::Retry { reason, jitter } => {
@@ -47,7 +48,7 @@ impl Context<'_> {
     }
 }
 
-impl Lane<'_> {
+impl<R: Rules> Lane<'_, R> {
     /// The slot a report is about, if it is PENDING in that stage and the turn has been.
     fn reported(
         &self,
@@ -62,10 +63,9 @@ impl Lane<'_> {
         if usize::from(stage.0) >= interface.config.stages.len() {
             return Err(Refusal::UnknownStage(stage.0));
         }
-        let slot = interface.slot(sequence).filter(|slot| {
-            let same_stage = slot.status == Status::Pending && slot.stage == stage;
-            same_stage && turn <= slot.turn
-        });
+        let slot = interface
+            .slot(sequence)
+            .filter(|slot| R::in_stage(slot, stage) && turn <= slot.turn);
         slot.ok_or(Refusal::Stale {
             given: turn,
             stage: stage.0,
@@ -84,7 +84,7 @@ impl Lane<'_> {
 
     fn current(&self, sequence: Sequence, stage: StageNumber, turn: Turn) -> Result<(), Refusal> {
         let current = self.reported(sequence, stage, turn)?.turn;
-        self.accepts(current == turn, stage, turn)
+        self.accepts(R::is_current(current, turn), stage, turn)
     }
 
     fn complete(
@@ -171,7 +171,7 @@ impl Lane<'_> {
         );
         self.again_or_fail(
             sequence,
-            attempts >= stage.max_attempts,
+            R::exhausted(attempts, stage.max_attempts),
             FailCause::Attempts,
             reason,
         );
@@ -195,7 +195,7 @@ impl Lane<'_> {
         );
         self.again_or_fail(
             sequence,
-            losses >= stage.max_losses,
+            R::exhausted(losses, stage.max_losses),
             FailCause::Losses,
             reason,
         );

@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub(crate) type RaftOf<SM> = openraft::Raft<TypeConfig, SM>;
 
 /// The handle of this node's consensus.
-pub type Raft = RaftOf<ordo_storage::Machine<crate::leader::Loops>>;
+pub type Raft = RaftOf<ordo_storage::Machine<crate::leader::Event>>;
 
 /// A state machine whose snapshots are folders.
 pub(crate) trait Machine:

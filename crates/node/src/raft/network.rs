@@ -16,7 +16,7 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
-use ordo_storage::{LogId, Member, Snapshot, SnapshotFolder, TypeConfig, Vote};
+use ordo_storage::{Driver, LogId, Member, Snapshot, SnapshotFolder, TypeConfig, Vote};
 use ordo_wire::internal::v1 as proto;
 use proto::peer_service_client::PeerServiceClient;
 use std::collections::BTreeMap;
@@ -41,12 +41,14 @@ pub(crate) struct PeerNetwork {
     peers: Peers,
     fences: Fences,
     reach: Arc<Mutex<BTreeMap<u64, Arc<Reach>>>>,
+    driver: Driver,
 }
 
 impl PeerNetwork {
-    pub(crate) fn new(peers: Peers) -> Self {
+    pub(crate) fn new(peers: Peers, driver: Driver) -> Self {
         Self {
             peers,
+            driver,
             fences: Fences::default(),
             reach: Arc::default(),
         }
@@ -55,6 +57,7 @@ impl PeerNetwork {
     fn link(&self, target: u64, member: &Member, purpose: Purpose) -> PeerLink {
         PeerLink {
             peers: self.peers.clone(),
+            driver: self.driver,
             purpose,
             address: member.peer.clone(),
             to: NodeName {
@@ -92,6 +95,7 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
 /// The way to one node, for one purpose.
 pub(crate) struct PeerLink {
     peers: Peers,
+    driver: Driver,
     purpose: Purpose,
     address: String,
     to: NodeName,
@@ -389,7 +393,7 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
             .check()
             .map_err(|lost| StreamingError::Unreachable(Unreachable::new(&lost)))?;
         let head = convert::snapshot_head(&vote, &snapshot.meta);
-        let (parts, progress) = snapshot::send(snapshot.snapshot, head);
+        let (parts, progress) = snapshot::send(snapshot.snapshot, head, self.driver);
         let (mut client, request) = (self.client()?, self.request(parts)?);
         let call = client.install_snapshot(request);
         let answer = tokio::select! {

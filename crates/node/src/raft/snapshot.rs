@@ -3,13 +3,12 @@
 //! Files are read and written by threads of their own, so that a big snapshot doesn't hold up the log.
 
 use ordo_storage::{
-    Snapshot, SnapshotChunk, SnapshotFolder, SnapshotReader, SnapshotReceiver, StateStore,
+    Driver, Snapshot, SnapshotChunk, SnapshotFolder, SnapshotReader, SnapshotReceiver, StateStore,
     StoreError,
 };
 use ordo_wire::internal::v1 as proto;
 use proto::InstallSnapshotRequest;
 use proto::install_snapshot_request::Part;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -48,6 +47,7 @@ impl Progress {
 pub(crate) fn send(
     folder: SnapshotFolder,
     head: proto::SnapshotHead,
+    driver: Driver,
 ) -> (ReceiverStream<InstallSnapshotRequest>, Progress) {
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     let progress = Progress::default();
@@ -55,8 +55,8 @@ pub(crate) fn send(
         sender,
         progress: progress.clone(),
     };
-    spawn("snapshot-send", move || {
-        if let Err(error) = sending.run(&folder, head) {
+    driver.spawn("snapshot-send", async move {
+        if let Err(error) = sending.run(&folder, head).await {
             // A newer snapshot may have taken its place; openraft tries again.
             tracing::warn!(%error, folder = %folder.path.display(), "the snapshot was not sent to its end");
         }
@@ -78,9 +78,13 @@ enum SendError {
 }
 
 impl Sending {
-    fn run(self, folder: &SnapshotFolder, head: proto::SnapshotHead) -> Result<(), SendError> {
+    async fn run(
+        self,
+        folder: &SnapshotFolder,
+        head: proto::SnapshotHead,
+    ) -> Result<(), SendError> {
         let mut reader = SnapshotReader::open(folder)?;
-        self.part(Part::Head(head))?;
+        self.part(Part::Head(head)).await?;
         while let Some(chunk) = reader.next_chunk(CHUNK_BYTES)? {
             let SnapshotChunk {
                 file,
@@ -93,18 +97,21 @@ impl Sending {
                 offset,
                 data,
                 crc32c,
-            }))?;
+            }))
+            .await?;
         }
         self.part(Part::End(proto::SnapshotEnd {
             files: reader.files(),
             bytes: reader.bytes(),
         }))
+        .await
     }
 
-    fn part(&self, part: Part) -> Result<(), SendError> {
+    async fn part(&self, part: Part) -> Result<(), SendError> {
         let sent = self
             .sender
-            .blocking_send(InstallSnapshotRequest { part: Some(part) });
+            .send(InstallSnapshotRequest { part: Some(part) })
+            .await;
         self.progress.0.fetch_add(1, Ordering::AcqRel);
         sent.map_err(|_| SendError::GivenUp)
     }
@@ -129,9 +136,9 @@ impl Receiving {
     pub(crate) fn begin(store: StateStore, alone: OwnedMutexGuard<()>) -> Self {
         let (parts, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let (finished, done) = oneshot::channel();
-        spawn("snapshot-receive", move || {
+        store.driver().spawn("snapshot-receive", async move {
             // Nobody waits any more when the sender went away.
-            let _ = finished.send(write(&store, receiver, alone));
+            let _ = finished.send(write(&store, receiver, alone).await);
         });
         Self { parts, done }
     }
@@ -160,11 +167,6 @@ impl Receiving {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) {
-    let thread: io::Result<_> = std::thread::Builder::new().name(name.to_owned()).spawn(run);
-    thread.expect("the machine can start a thread");
-}
-
 fn status_of(error: StoreError) -> Status {
     match error {
         StoreError::Transfer(what) => Status::data_loss(what),
@@ -172,13 +174,13 @@ fn status_of(error: StoreError) -> Status {
     }
 }
 
-fn write(
+async fn write(
     store: &StateStore,
     mut parts: mpsc::Receiver<Part>,
     alone: OwnedMutexGuard<()>,
 ) -> Result<Received, Status> {
     let mut receiver = SnapshotReceiver::begin(store).map_err(status_of)?;
-    while let Some(part) = parts.blocking_recv() {
+    while let Some(part) = parts.recv().await {
         match part {
             Part::Head(_) => return Err(Status::invalid_argument("a second head in one snapshot")),
             Part::Chunk(proto::SnapshotChunk {

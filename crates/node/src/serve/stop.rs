@@ -118,11 +118,11 @@ impl ServeHandle {
         let flushed = self.context.machine.stop().await.map_err(storage_failed);
         let failure = self.log.failure();
         drop(self.context);
-        // Both threads end by themselves now; the log's writes what is queued first.
-        let ended = self.machine_thread.join();
-        drop(self.log_thread);
+        self.log.close();
         flushed?;
-        ended.map_err(|_| ServeError::Storage("the state machine's thread panicked".to_owned()))?;
+        if let Some(threads) = self.threads {
+            threads.join()?;
+        }
         failure.map_or(Ok(()), |error| Err(storage_failed(error)))
     }
 

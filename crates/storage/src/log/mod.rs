@@ -27,6 +27,7 @@ mod recovery;
 mod rolling;
 mod segment;
 mod shared;
+mod task;
 mod thread;
 mod writer;
 

@@ -327,7 +327,7 @@ fn loss(random: &mut Random, interface: &Interface) -> Option<Command> {
 
 /// A machine with its thread, over a store in a folder or in memory.
 pub struct Running<O: Observer> {
-    pub machine: Machine<O>,
+    pub machine: Machine<O::Event>,
     pub handle: MachineHandle<O::Event>,
     pub store: StateStore,
     thread: Option<JoinHandle<()>>,
