@@ -4,12 +4,13 @@
 //! its last flush. Nothing here is asynchronous and no thread is started, so that a simulation's run depends on its
 //! seed alone.
 
+use crate::keys;
 use crate::store::put_mutations;
 use crate::store_engine::{Aside, Batch, Cursor, Engine, Sizes};
 use crate::store_error::StoreError;
 use crate::store_folder::sync_folder;
 use crate::store_hash::StateHasher;
-use ordo_core::Mutation;
+use ordo_core::{Key, Mutation};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
@@ -30,6 +31,7 @@ pub struct MemoryRows {
     rows: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Bytes put since the last flush.
     unflushed: usize,
+    digest: u128,
 }
 
 impl fmt::Debug for MemoryRows {
@@ -58,11 +60,16 @@ impl MemoryRows {
 impl Batch for MemoryRows {
     fn put(&mut self, key: &[u8], value: &[u8]) {
         self.unflushed += key.len() + value.len();
-        self.rows.insert(key.to_vec(), value.to_vec());
+        self.digest ^= digest_of(key, value);
+        if let Some(old) = self.rows.insert(key.to_vec(), value.to_vec()) {
+            self.digest ^= digest_of(key, &old);
+        }
     }
 
     fn delete(&mut self, key: &[u8]) {
-        self.rows.remove(key);
+        if let Some(old) = self.rows.remove(key) {
+            self.digest ^= digest_of(key, &old);
+        }
     }
 
     fn delete_range(&mut self, first: &[u8], end: &[u8]) {
@@ -73,33 +80,76 @@ impl Batch for MemoryRows {
             .map(|(key, _)| key.clone())
             .collect();
         for key in gone {
-            self.rows.remove(&key);
+            self.delete(&key);
         }
     }
 }
 
+/// What a row adds to a map's digest.
+fn digest_of(key: &[u8], value: &[u8]) -> u128 {
+    let mut hasher = StateHasher::new();
+    hasher.row(key, value);
+    hasher.finish()
+}
+
 /// What of a store in memory survives a crash: its last flush.
 #[derive(Clone, Default)]
-pub struct MemoryState(Arc<Mutex<MemoryRows>>);
+pub struct MemoryState {
+    flushed: Arc<Mutex<MemoryRows>>,
+    /// The digest of the store in use.
+    digest: Arc<Mutex<u128>>,
+    flaw: Option<Flaw>,
+}
+
+/// Which rows a flawed flush leaves out.
+type Flaw = fn(&Key) -> bool;
 
 impl fmt::Debug for MemoryState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        lock(&self.0).fmt(f)
+        lock(&self.flushed).fmt(f)
     }
 }
 
 impl MemoryState {
+    /// A digest of the rows of the store in use, kept at every write: equal rows, equal digests.
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        *lock(&self.digest)
+    }
+
+    /// An empty store whose flushes leave out the rows that `flaw` names, to see whether somebody notices.
+    #[must_use]
+    pub fn flawed(flaw: fn(&Key) -> bool) -> Self {
+        Self {
+            flaw: Some(flaw),
+            ..Self::default()
+        }
+    }
+
+    /// What a crash at this moment leaves. The store in use goes on without being heard.
+    #[must_use]
+    pub fn after_crash(&self) -> Self {
+        let rows = lock(&self.flushed).clone();
+        Self {
+            digest: Arc::new(Mutex::new(rows.digest)),
+            flushed: Arc::new(Mutex::new(rows)),
+            flaw: self.flaw,
+        }
+    }
+
     /// The store in use.
     pub(crate) fn open_current(&self) -> MemoryEngine {
+        let rows = lock(&self.flushed).clone();
+        *lock(&self.digest) = rows.digest;
         MemoryEngine {
-            rows: RwLock::new(lock(&self.0).clone()),
+            rows: RwLock::new(rows),
             flushed: self.clone(),
         }
     }
 
     /// Makes a checkpoint the store in use.
     pub(crate) fn install(&self, folder: &Path) -> Result<MemoryEngine, StoreError> {
-        *lock(&self.0) = read_rows(folder)?;
+        *lock(&self.flushed) = read_rows(folder)?;
         Ok(self.open_current())
     }
 
@@ -127,6 +177,7 @@ impl Engine for MemoryEngine {
     fn write(&self, fill: &mut dyn FnMut(&mut dyn Batch)) -> Result<(), StoreError> {
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
         fill(&mut *rows);
+        *lock(&self.flushed.digest) = rows.digest;
         let full = rows.unflushed > FLUSH_BYTES;
         drop(rows);
         if full {
@@ -149,7 +200,12 @@ impl Engine for MemoryEngine {
     fn flush(&self) -> Result<(), StoreError> {
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
         rows.unflushed = 0;
-        *lock(&self.flushed.0) = rows.clone();
+        let mut flushed = rows.clone();
+        if let Some(flaw) = self.flushed.flaw {
+            let is_flawed = |key: &[u8]| keys::decode(key).is_ok_and(|key| flaw(&key));
+            flushed.rows.retain(|key, _| !is_flawed(key));
+        }
+        *lock(&self.flushed.flushed) = flushed;
         Ok(())
     }
 
@@ -203,6 +259,7 @@ fn read_rows(folder: &Path) -> Result<MemoryRows, StoreError> {
     while let Some(key) = part() {
         let value =
             part().ok_or_else(|| StoreError::snapshot(folder, format!("{ROWS} is cut short")))?;
+        rows.digest ^= digest_of(&key, &value);
         rows.rows.insert(key, value);
     }
     Ok(rows)

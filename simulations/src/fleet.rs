@@ -1,0 +1,250 @@
+//! Many seeds, one process each: what a run leaves behind in its process must not reach the next one.
+
+use crate::bugs::Bug;
+use crate::world::Outcome;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Instant;
+
+/// What a fleet of runs came to.
+#[derive(Default)]
+pub struct Total {
+    /// Seeds done.
+    pub seeds: u64,
+    /// Simulated milliseconds.
+    pub simulated_ms: u64,
+    /// What happened, how often.
+    pub counts: BTreeMap<String, u64>,
+    /// The longest time from the end of all faults until everybody agreed, in simulated milliseconds, and its seed.
+    pub healed_ms_max: (u64, u64),
+}
+
+impl Total {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.simulated_ms += outcome.simulated_ms;
+        for (what, n) in &outcome.counts {
+            *self.counts.entry(what.clone()).or_default() += n;
+        }
+        if let Some(healed_ms) = outcome.healed_ms {
+            self.healed_ms_max = self.healed_ms_max.max((healed_ms, outcome.seed));
+        }
+    }
+}
+
+/// Runs one seed in a process of its own.
+///
+/// # Errors
+/// When the process can't be run, or ends without an outcome.
+pub fn run_apart(seed: u64, bug: Option<Bug>) -> Result<Outcome> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--seed", &seed.to_string(), "--json"]);
+    if let Some(bug) = bug {
+        command.args(["--bug", bug.name()]);
+    }
+    let child: Child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let output = child.wait_with_output()?;
+    serde_json::from_slice(&output.stdout).with_context(|| {
+        format!(
+            "seed {seed} ended without an outcome ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })
+}
+
+/// Runs seeds until there are no more, or `wanted` says that it has seen enough. Outcomes come as they are ready.
+fn run_many(
+    seeds: impl Iterator<Item = u64>,
+    bug: Option<Bug>,
+    jobs: usize,
+    mut wanted: impl FnMut(Outcome) -> Result<bool>,
+) -> Result<()> {
+    let (done, outcomes): (Sender<Result<Outcome>>, Receiver<_>) = channel();
+    let mut seeds = seeds;
+    let mut running = 0;
+    loop {
+        while running < jobs
+            && let Some(seed) = seeds.next()
+        {
+            let done = done.clone();
+            thread::spawn(move || drop(done.send(run_apart(seed, bug))));
+            running += 1;
+        }
+        if running == 0 {
+            return Ok(());
+        }
+        let outcome = outcomes.recv().expect("a sender is kept here");
+        running -= 1;
+        if !wanted(outcome?)? {
+            // Those that still run end by themselves.
+            return Ok(());
+        }
+    }
+}
+
+/// Says what did not hold, and how to see it again.
+pub fn report(outcome: &Outcome) {
+    println!("\nseed {} broke a promise:", outcome.seed);
+    for violation in &outcome.violations {
+        println!(
+            "  {} at {} ms: {}",
+            violation.check, violation.at_ms, violation.what
+        );
+    }
+    println!("\nthe last events:");
+    for line in &outcome.tail {
+        println!("  {line}");
+    }
+    println!(
+        "\nagain: cargo run --release -p simulations -- --seed {} --trace",
+        outcome.seed
+    );
+}
+
+/// Runs `count` seeds from `from` on; ends at the first that breaks a promise.
+///
+/// # Errors
+/// When one does, or when the whole was too kind to mean anything.
+pub fn many(from: u64, count: u64, jobs: usize) -> Result<Total> {
+    let (mut total, mut broken, started) = (Total::default(), None, Instant::now());
+    run_many(from..from + count, None, jobs, |outcome| {
+        total.add(&outcome);
+        if !outcome.violations.is_empty() {
+            broken = Some(outcome);
+            return Ok(false);
+        }
+        progress(&total, count, started);
+        Ok(true)
+    })?;
+    println!();
+    if let Some(outcome) = broken {
+        report(&outcome);
+        bail!("seed {} broke a promise", outcome.seed);
+    }
+    summary(&total, started);
+    too_kind(&total)?;
+    Ok(total)
+}
+
+fn progress(total: &Total, count: u64, started: Instant) {
+    if !std::io::stdout().is_terminal() && !total.seeds.is_multiple_of(50) {
+        return;
+    }
+    let simulated = total.simulated_ms as f64 / 1_000.0;
+    let faults: u64 = total.counts.values().sum();
+    print!(
+        "\r{} of {count} seeds, {:.0} simulated s, {:.0} a second, {faults} events",
+        total.seeds,
+        simulated,
+        simulated / started.elapsed().as_secs_f64().max(0.001)
+    );
+    let _ = std::io::stdout().flush();
+}
+
+fn summary(total: &Total, started: Instant) {
+    let simulated = total.simulated_ms as f64 / 1_000.0;
+    let took = started.elapsed().as_secs_f64();
+    println!(
+        "{} seeds, {:.1} simulated hours in {took:.0} s: {:.0} simulated seconds a second",
+        total.seeds,
+        simulated / 3_600.0,
+        simulated / took.max(0.001)
+    );
+    let (healed_ms, seed) = total.healed_ms_max;
+    println!(
+        "well again within {healed_ms} ms of the last fault in every seed (seed {seed} took longest)"
+    );
+    for (what, n) in &total.counts {
+        println!("{n:>10}  {what}");
+    }
+}
+
+/// What a fleet must have met to mean anything.
+const MUST_HAPPEN: [&str; 7] = [
+    "unsynced writes lost",
+    "torn tails",
+    "snapshots installed",
+    "old holders fenced",
+    "crashes inside membership changes",
+    "truncations",
+    "leaders",
+];
+
+/// Fewer seeds than this may miss something.
+const ENOUGH_SEEDS: u64 = 100;
+
+fn too_kind(total: &Total) -> Result<()> {
+    let missed: Vec<&str> = MUST_HAPPEN
+        .into_iter()
+        .filter(|what| !total.counts.contains_key(*what))
+        .collect();
+    ensure!(
+        missed.is_empty() || total.seeds < ENOUGH_SEEDS,
+        "too kind: in {} seeds there were no {}",
+        total.seeds,
+        missed.join(", no ")
+    );
+    Ok(())
+}
+
+/// Runs `seed` twice and compares the traces.
+///
+/// # Errors
+/// When they differ.
+pub fn replay(seed: u64) -> Result<()> {
+    let (first, second) = (run_apart(seed, None)?, run_apart(seed, None)?);
+    ensure!(
+        first.trace == second.trace,
+        "seed {seed} does not repeat: {} and {}",
+        first.trace,
+        second.trace
+    );
+    Ok(())
+}
+
+/// Plants every bug, one at a time, and looks for a seed that finds it.
+///
+/// # Errors
+/// When one is not found within `seeds`.
+pub fn mutants(bugs: &[Bug], seeds: u64, jobs: usize) -> Result<()> {
+    let mut missed = Vec::new();
+    println!("| planted bug | seed | found by | after |\n| --- | --- | --- | --- |");
+    for bug in bugs {
+        let mut found: Option<Outcome> = None;
+        run_many(1..=seeds, Some(*bug), jobs, |outcome| {
+            if outcome.violations.is_empty() {
+                return Ok(true);
+            }
+            found = Some(outcome);
+            Ok(false)
+        })?;
+        match found {
+            Some(outcome) => {
+                let first = &outcome.violations[0];
+                println!(
+                    "| {} | {} | `{}` | {:.1} s |",
+                    bug.sentence().trim(),
+                    outcome.seed,
+                    first.check,
+                    first.at_ms as f64 / 1_000.0
+                );
+            }
+            None => {
+                println!("| {} | – | **not found** | |", bug.sentence().trim());
+                missed.push(bug.name());
+            }
+        }
+    }
+    ensure!(missed.is_empty(), "not found: {}", missed.join(", "));
+    println!("{} of {} found", bugs.len(), bugs.len());
+    Ok(())
+}

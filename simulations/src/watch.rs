@@ -1,0 +1,471 @@
+//! What sees all nodes of a run at once: Raft's own promises, and the replicas' equality, at every step.
+
+use crate::place::Place;
+use crate::run::Notes;
+use openraft::async_runtime::WatchReceiver;
+use ordo_core::{InterfaceId, Sequence};
+use ordo_storage::{Entry, EntryPayload, LeaderId, LogId, Lump, View, Vote};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Sees all nodes of a run. Cheap to clone.
+#[derive(Clone)]
+pub struct Watch {
+    notes: Notes,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    nodes: BTreeMap<u64, Node>,
+    /// Every entry that ever was in a log, by index and leader.
+    written: BTreeMap<(u64, LeaderId), u128>,
+    /// What was applied at an index, by whoever was first.
+    committed: BTreeMap<u64, Stamp>,
+    /// The state's digest after an index, by whoever ended a lump there first.
+    digests: BTreeMap<u64, u128>,
+    leaders: BTreeSet<(u64, u64)>,
+}
+
+/// An entry's leader and content.
+type Stamp = (LeaderId, u128);
+
+/// One node, as it must remember itself.
+#[derive(Default)]
+struct Node {
+    log: BTreeMap<u64, Stamp>,
+    purged: u64,
+    /// Up to where it told consensus that its log is safe.
+    acknowledged: u64,
+    vote: Option<Vote>,
+    applied: u64,
+    standings: BTreeMap<InterfaceId, Standing>,
+    seen: Seen,
+}
+
+/// What may only grow, of one interface.
+#[derive(Default, Clone, PartialEq, Eq)]
+struct Standing {
+    last: Sequence,
+    watermark: Sequence,
+    /// By destination, with the epoch: both change when destinations do, of which there is one of a name.
+    checkpoints: BTreeMap<String, (u64, u64)>,
+}
+
+/// What may only grow within one start.
+#[derive(Default, Clone, Copy)]
+struct Seen {
+    term: u64,
+    committed: u64,
+    applied: u64,
+}
+
+fn stamp(entry: &Entry) -> Stamp {
+    let hash = match &entry.payload {
+        EntryPayload::Blank => 1,
+        EntryPayload::Normal(data) => xxh3_128(&data.0),
+        EntryPayload::Membership(membership) => xxh3_128(format!("{membership:?}").as_bytes()),
+    };
+    (entry.log_id.leader_id, hash)
+}
+
+impl Watch {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new(notes: Notes) -> Self {
+        Self {
+            notes,
+            inner: Arc::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn broken(&self, check: &str, what: impl std::fmt::Display) {
+        self.notes.violation(check, what);
+    }
+
+    /// A node begins with an empty disk.
+    pub fn wiped(&self, place: &Place) {
+        self.lock().nodes.remove(&place.id);
+    }
+
+    /// A node has opened its log: what it told others before must be in it.
+    pub fn log_opened(
+        &self,
+        place: &Place,
+        purged: Option<LogId>,
+        entries: &[Entry],
+        vote: Option<Vote>,
+    ) {
+        let mut inner = self.lock();
+        let node = inner.nodes.entry(place.id).or_default();
+        if node.vote.is_some() && vote < node.vote {
+            let (before, now) = (node.vote, vote);
+            self.broken(
+                "vote_is_synced",
+                format_args!("{} gave {before:?} and came back with {now:?}", place.name),
+            );
+        }
+        let purged = purged.map_or(0, |purged| purged.index);
+        let found: BTreeMap<u64, Stamp> = entries
+            .iter()
+            .map(|entry| (entry.log_id.index, stamp(entry)))
+            .collect();
+        if let Some((index, _)) = node
+            .log
+            .range(purged + 1..=node.acknowledged.max(purged))
+            .find(|(index, stamp)| found.get(index) != Some(stamp))
+        {
+            self.broken(
+                "acknowledged_is_synced",
+                format_args!(
+                    "{} acknowledged {} and came back without {index}",
+                    place.name, node.acknowledged
+                ),
+            );
+        }
+        if purged < node.purged {
+            let before = node.purged;
+            // A purge that was not synced is done again; the entries are harmless.
+            self.notes.line(format_args!(
+                "{} purge {before} back at {purged}",
+                place.name
+            ));
+        }
+        node.purged = purged;
+        node.log = found;
+        node.acknowledged = node.log.keys().next_back().copied().unwrap_or(purged);
+        if node.vote < vote {
+            node.vote = vote;
+        }
+        // Replayed from the last flush: along the log, what only grows begins anew.
+        node.seen = Seen::default();
+        node.applied = 0;
+        node.standings.clear();
+        self.notes.line(format_args!(
+            "{} opens its log: ({purged}, {}] {vote:?}",
+            place.name, node.acknowledged
+        ));
+    }
+
+    /// A vote is safe, says the node.
+    pub fn vote_saved(&self, place: &Place, vote: &Vote) {
+        let mut inner = self.lock();
+        let node = inner.nodes.entry(place.id).or_default();
+        if node.vote.as_ref() > Some(vote) {
+            let before = node.vote;
+            self.broken(
+                "monotonic_vote",
+                format_args!("{} had {before:?} and saved {vote:?}", place.name),
+            );
+        }
+        node.vote = Some(*vote);
+        self.notes
+            .line(format_args!("{} saves {vote:?}", place.name));
+    }
+
+    /// Entries go into a node's log.
+    pub fn appended(&self, place: &Place, entries: &[Entry]) {
+        let mut inner = self.lock();
+        for entry in entries {
+            let (index, stamp) = (entry.log_id.index, stamp(entry));
+            let known = *inner.written.entry((index, stamp.0)).or_insert(stamp.1);
+            if known != stamp.1 {
+                self.broken(
+                    "log_matching",
+                    format_args!("{}: {index} of {:?} is another", place.name, stamp.0),
+                );
+            }
+            let node = inner.nodes.entry(place.id).or_default();
+            node.log.insert(index, stamp);
+        }
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            let (first, last) = (first.log_id, last.log_id);
+            self.notes.line(format_args!(
+                "{} appends {}..={} of {}-{}",
+                place.name, first.index, last.index, last.leader_id.term, last.leader_id.node_id
+            ));
+        }
+    }
+
+    /// A node's log is safe up to `last`, says the node.
+    pub fn acknowledged(&self, place: &Place, last: Option<LogId>) {
+        let Some(last) = last else { return };
+        let mut inner = self.lock();
+        let node = inner.nodes.entry(place.id).or_default();
+        // It may have been cut off meanwhile.
+        if node
+            .log
+            .get(&last.index)
+            .is_some_and(|(leader, _)| *leader == last.leader_id)
+        {
+            node.acknowledged = node.acknowledged.max(last.index);
+        }
+    }
+
+    /// A node cuts entries off its end.
+    pub fn truncated(&self, place: &Place, kept: Option<LogId>) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let node = inner.nodes.entry(place.id).or_default();
+        let kept = kept.map_or(0, |kept| kept.index);
+        let cut = node.log.split_off(&(kept + 1));
+        node.acknowledged = node.acknowledged.min(kept);
+        self.notes.count("truncations");
+        self.notes.line(format_args!(
+            "{} cuts {} entries after {kept}",
+            place.name,
+            cut.len()
+        ));
+        if let Some((index, _)) = cut
+            .iter()
+            .find(|(index, stamp)| inner.committed.get(index) == Some(stamp))
+        {
+            self.broken(
+                "committed_immutable",
+                format_args!("{} cuts off {index}, which was applied", place.name),
+            );
+        }
+    }
+
+    /// A node lets go of its log's beginning.
+    pub fn purged(&self, place: &Place, through: LogId) {
+        let mut inner = self.lock();
+        let node = inner.nodes.entry(place.id).or_default();
+        node.purged = node.purged.max(through.index);
+        node.log = node.log.split_off(&(through.index + 1));
+        self.notes.count("purges");
+        self.notes.line(format_args!(
+            "{} purges through {}",
+            place.name, through.index
+        ));
+    }
+
+    /// A node has applied entries.
+    pub fn applied(&self, place: &Place, view: View<'_>, lump: &Lump) {
+        let mut inner = self.lock();
+        let last = lump.last_log_id.index;
+        let first = inner.nodes.entry(place.id).or_default().applied + 1;
+        let voters = voters(place);
+        for index in first..=last {
+            let Some(stamp) = inner.nodes[&place.id].log.get(&index).copied() else {
+                continue;
+            };
+            match inner.committed.get(&index) {
+                Some(there) if *there != stamp => self.broken(
+                    "state_machine_safety",
+                    format_args!("{} applies another entry at {index}", place.name),
+                ),
+                Some(_) => {}
+                None => {
+                    self.check_quorum(&inner, place, &voters, index, stamp);
+                    inner.committed.insert(index, stamp);
+                }
+            }
+        }
+        self.check_digest(&mut inner, place, last);
+        let node = inner.nodes.entry(place.id).or_default();
+        node.applied = last;
+        self.check_standings(node, place, view);
+    }
+
+    /// What is applied must be safe on a quorum.
+    fn check_quorum(
+        &self,
+        inner: &Inner,
+        place: &Place,
+        voters: &Voters,
+        index: u64,
+        stamp: Stamp,
+    ) {
+        // While the membership changes, which one counted for an entry is openraft's business.
+        if voters.since + 2 >= index {
+            return;
+        }
+        for set in &voters.sets {
+            let safe = set.iter().filter(|id| {
+                inner.nodes.get(id).is_some_and(|node| {
+                    node.purged >= index
+                        || (node.acknowledged >= index && node.log.get(&index) == Some(&stamp))
+                })
+            });
+            let safe = safe.count();
+            if safe * 2 <= set.len() {
+                self.broken(
+                    "committed_on_a_quorum",
+                    format_args!(
+                        "{} applies {index}, which is safe on {safe} of {set:?}",
+                        place.name
+                    ),
+                );
+            }
+        }
+    }
+
+    fn check_digest(&self, inner: &mut Inner, place: &Place, index: u64) {
+        let digest = place.memory().digest();
+        self.notes.line(format_args!(
+            "{} applied {index}: {:08x}",
+            place.name, digest as u32
+        ));
+        let known = *inner.digests.entry(index).or_insert(digest);
+        if known != digest {
+            self.broken(
+                "replicas_agree",
+                format_args!("{} differs from the others at {index}", place.name),
+            );
+        }
+    }
+
+    /// checkpoint, watermark and last sequence only grow, along the log.
+    fn check_standings(&self, node: &mut Node, place: &Place, view: View<'_>) {
+        for interface in view.state.interfaces() {
+            let names = interface.config.destinations.iter();
+            let now = Standing {
+                last: interface.last_sequence,
+                watermark: interface.watermark,
+                checkpoints: names
+                    .zip(&interface.destinations)
+                    .map(|(config, destination)| {
+                        let (checkpoint, epoch) = (destination.checkpoint.0, destination.epoch.0);
+                        (config.name.clone(), (checkpoint, epoch))
+                    })
+                    .collect(),
+            };
+            let before = node.standings.entry(interface.id).or_default();
+            let fenced = before.checkpoints.iter().any(|(name, (_, epoch))| {
+                *epoch > 0 && now.checkpoints.get(name).is_some_and(|(_, e)| e > epoch)
+            });
+            if fenced {
+                self.notes.count("old holders fenced");
+            }
+            let back = now.last < before.last
+                || now.watermark < before.watermark
+                || before
+                    .checkpoints
+                    .iter()
+                    .any(|(name, (checkpoint, epoch))| {
+                        now.checkpoints
+                            .get(name)
+                            .is_some_and(|(c, e)| c < checkpoint || e < epoch)
+                    });
+            if back {
+                self.broken(
+                    "monotonic_interface",
+                    format_args!("{} of {} went back", interface.name, place.name),
+                );
+            }
+            *before = now;
+        }
+    }
+
+    /// A node's loops begin to lead: it must have everything that was ever applied.
+    pub fn leads(&self, place: &Place, boot: u64, view: View<'_>) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        inner.leaders.insert((place.id, boot));
+        self.notes.count("leaders");
+        self.notes.line(format_args!(
+            "{} leads, applied {}",
+            place.name, view.applied_index
+        ));
+        let node = inner.nodes.entry(place.id).or_default();
+        let missing = inner
+            .committed
+            .range(node.purged + 1..)
+            .find(|(index, stamp)| node.log.get(index) != Some(stamp));
+        if let Some((index, _)) = missing {
+            self.broken(
+                "leader_completeness",
+                format_args!("{} leads without {index}", place.name),
+            );
+        }
+    }
+
+    /// A snapshot replaced a node's state.
+    pub fn installed(&self, place: &Place, view: View<'_>) {
+        let mut inner = self.lock();
+        self.notes.count("snapshots installed");
+        self.notes.line(format_args!(
+            "{} installs a snapshot at {}",
+            place.name, view.applied_index
+        ));
+        self.check_digest(&mut inner, place, view.applied_index);
+        let node = inner.nodes.entry(place.id).or_default();
+        node.applied = view.applied_index;
+        self.check_standings(node, place, view);
+    }
+
+    /// Looks at what consensus says of itself on every node; between two steps.
+    pub fn look(&self, places: &[Arc<Place>]) {
+        let mut inner = self.lock();
+        for place in places {
+            let Some(context) = place.running() else {
+                continue;
+            };
+            let metrics = context.raft.metrics().borrow_watched().clone();
+            let node = inner.nodes.entry(place.id).or_default();
+            let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+            let (purged, snapshot) = (index(metrics.purged), index(metrics.snapshot));
+            let (applied, committed) =
+                (index(metrics.last_applied), index(metrics.local_committed));
+            let last = metrics.last_log_index.unwrap_or(0);
+            if !(purged <= snapshot && snapshot <= applied && applied <= last.max(applied)) {
+                self.broken(
+                    "order_of_indexes",
+                    format_args!(
+                        "{}: purged {purged}, snapshot {snapshot}, applied {applied}, committed {committed}, last {last}",
+                        place.name
+                    ),
+                );
+            }
+            let now = Seen {
+                term: metrics.current_term,
+                committed,
+                applied,
+            };
+            let before = std::mem::replace(&mut node.seen, now);
+            if now.term < before.term || now.applied < before.applied {
+                self.broken(
+                    "monotonic_raft",
+                    format_args!(
+                        "{}: term {} -> {}, committed {} -> {}, applied {} -> {}",
+                        place.name,
+                        before.term,
+                        now.term,
+                        before.committed,
+                        now.committed,
+                        before.applied,
+                        now.applied
+                    ),
+                );
+            }
+        }
+    }
+}
+
+/// Who votes, and since which index.
+struct Voters {
+    sets: Vec<BTreeSet<u64>>,
+    since: u64,
+}
+
+fn voters(place: &Place) -> Voters {
+    let Some(context) = place.running() else {
+        return Voters {
+            sets: Vec::new(),
+            since: 0,
+        };
+    };
+    let metrics = context.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let config = &metrics.membership_config;
+    Voters {
+        sets: config.membership().get_joint_config().clone(),
+        since: config.log_id().map_or(0, |id| id.index),
+    }
+}
