@@ -213,6 +213,8 @@ pub enum What {
     },
     /// An actor saw a promise broken that can be judged where it stood: a rogue's demand was met.
     Unlawful {
+        /// The interface.
+        interface: Name,
         /// The guarantee's number.
         guarantee: u8,
         /// What was seen.

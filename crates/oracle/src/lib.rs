@@ -7,10 +7,13 @@
 //! Nothing here looks at a wall clock, an unordered map or a generator of its own: under one seed an actor does the
 //! same things, and one history always gets one verdict.
 
+mod checks;
 mod history;
+mod lane;
 mod name;
 mod recorder;
 
+pub use checks::{ALL, Check, Completeness, UNREADABLE, Violation, check};
 pub use history::{
     AnswerKind, Content, DeadLetterCause, Deed, DestinationShape, DestinationStanding, Event,
     EventKind, FORMAT_VERSION, History, HistoryError, InterfaceShape, MessageEvent, MessageStatus,
