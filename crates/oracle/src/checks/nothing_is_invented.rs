@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use uuid::Uuid;
+
 use super::{Seen, ensure};
 use crate::history::{Content, ReportKind};
-use crate::lane::Lane;
+use crate::lane::{Lane, Send};
 use crate::name::Digest;
 
 pub(super) const SENTENCE: &str = "What a worker or a consumer is handed was sent by a producer, or left so by the stage before (guarantees 9 and 10).";
@@ -118,29 +120,23 @@ fn payloads(lane: &Lane<'_>) -> BTreeMap<u64, Vec<Payloads>> {
     payloads
 }
 
-/// What its producers sent under this id: what was accepted under this sequence, where that is known.
-fn sent(lane: &Lane<'_>, sequence: u64, id: &uuid::Uuid) -> Payloads {
+/// What its producers sent under this id: what was accepted under this sequence, where that is known. That a refused
+/// one is there at all is another check's.
+fn sent(lane: &Lane<'_>, sequence: u64, id: &Uuid) -> Payloads {
     let calls = lane.sends_of.get(id).into_iter().flatten();
-    let sends: Vec<_> = calls
-        .map(|call| &lane.sends[*call])
-        .filter(|send| !send.refused())
-        .collect();
-    let accepted = |at: &&&crate::lane::Send<'_>| {
-        at.accepted()
-            .is_some_and(|(_, accepted)| accepted == sequence)
-    };
-    let known: Vec<_> = sends.iter().filter(accepted).collect();
+    let sends: Vec<&Send<'_>> = calls.map(|call| &lane.sends[*call]).collect();
+    let is_here = |send: &&&Send<'_>| send.accepted().is_some_and(|(_, here)| here == sequence);
+    let accepted = sends.iter().find(is_here);
+    let unrefused = sends.iter().any(|send| !send.refused());
     let mut payloads = Payloads::new();
-    let of = |payloads: &mut Payloads, send: &crate::lane::Send<'_>| {
-        payloads.entry(send.digest).or_insert(send.at);
-    };
-    match known.is_empty() {
-        true => sends.iter().for_each(|send| of(&mut payloads, send)),
+    for send in &sends {
         // The same payload may have been sent, and taken, before the call that was answered so.
-        false => {
-            let digests: Vec<_> = known.iter().map(|send| send.digest).collect();
-            let same = sends.iter().filter(|send| digests.contains(&send.digest));
-            same.for_each(|send| of(&mut payloads, send));
+        let possible = match accepted {
+            Some(accepted) => accepted.digest == send.digest,
+            None => !send.refused() || !unrefused,
+        };
+        if possible {
+            payloads.entry(send.digest).or_insert(send.at);
         }
     }
     payloads
