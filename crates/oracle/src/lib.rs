@@ -7,6 +7,7 @@
 //! Nothing here looks at a wall clock, an unordered map or a generator of its own: under one seed an actor does the
 //! same things, and one history always gets one verdict.
 
+pub mod actors;
 mod checks;
 mod history;
 mod lane;

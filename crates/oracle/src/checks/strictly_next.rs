@@ -35,8 +35,10 @@ pub(super) fn check(lane: &Lane<'_>) -> Result<(), Seen> {
                 let answer = &lane.answers[number];
                 let line = lines.entry((answer.actor, answer.destination)).or_default();
                 line.handled = line.handled.max(answer.sequence);
-                let acked = acked.entry(answer.destination).or_default();
-                *acked = (*acked).max(answer.sequence);
+                if answer.may_count() {
+                    let acked = acked.entry(answer.destination).or_default();
+                    *acked = (*acked).max(answer.sequence);
+                }
             }
             Step::Delivered(number) => {
                 let delivered = &lane.delivered[number];
