@@ -18,6 +18,7 @@ mod place;
 mod points;
 mod rules;
 mod run;
+mod shape;
 mod watch;
 mod wire;
 mod workload;

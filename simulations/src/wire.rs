@@ -3,7 +3,7 @@
 use crate::place::Place;
 use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
-use ordo_client::{Cluster, ConnectError, endpoint};
+use ordo_client::{Cluster, Connect, ConnectError, endpoint};
 use ordo_node::net::{Accepted, Dial, Io, Listening};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -107,13 +107,9 @@ pub async fn listen(place: Arc<Place>, boot: u64, port: u16) -> io::Result<Liste
     })
 }
 
-/// The cluster, as a client on the host at hand reaches it.
-///
-/// # Panics
-/// Never: the addresses are host names of ours.
-#[must_use]
-pub fn cluster(nodes: &[String], seed: u64) -> Cluster {
-    let connect = |address: &str| -> Result<_, ConnectError> {
+/// Connects from the host at hand.
+pub fn connector() -> impl Connect {
+    |address: &str| -> Result<_, ConnectError> {
         let address = address.to_owned();
         let endpoint = endpoint(&address)?;
         Ok(
@@ -122,10 +118,18 @@ pub fn cluster(nodes: &[String], seed: u64) -> Cluster {
                 async move { TcpStream::connect(address).await.map(TokioIo::new) }
             })),
         )
-    };
+    }
+}
+
+/// The cluster, as a client on the host at hand reaches it.
+///
+/// # Panics
+/// Never: the addresses are host names of ours.
+#[must_use]
+pub fn cluster(nodes: &[String], seed: u64) -> Cluster {
     let cluster = Cluster::builder()
         .addresses(nodes.iter().cloned())
-        .connector(connect)
+        .connector(connector())
         .seed(seed);
     cluster.build().expect("there is at least one address")
 }

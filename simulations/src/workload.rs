@@ -1,135 +1,359 @@
-//! The clients of a run.
+//! The clients of a run: the actors of `ordo-oracle`, each on a host of its own.
 
-use crate::faults::Fault;
 use crate::run::Notes;
+use crate::shape::Shape;
 use crate::wire;
-use ordo_client::{Message, Outcome, proto};
-use rand::Rng;
+use ordo_client::Cluster;
+use ordo_oracle::actors::{self, Raw, ScriptOdds, sub_seed};
+use ordo_oracle::{Completeness, InterfaceShape, Name, Recorder, check};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
+use std::cell::RefCell;
+use std::future::{Future, pending};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
+
+/// How long everything may take to be delivered, once nothing fails any more.
+const DRAINED_WITHIN: Duration = Duration::from_secs(90);
+/// Messages that go through each interface after all faults.
+const FRESH: u64 = 10;
+/// How long anything waits before it is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// The clients of a run.
 pub struct Workload {
+    recorder: Recorder,
     hosts: Vec<String>,
-    ending: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    arrived: Arc<AtomicU64>,
+    /// Ends those that make work.
+    ending: CancellationToken,
+    /// What came of the end: nothing yet, or why it is none.
+    ended: Rc<RefCell<Option<Result<(), String>>>>,
+}
+
+/// What every client needs.
+#[derive(Clone)]
+struct Common {
+    nodes: Arc<Vec<String>>,
+    shape: Arc<Shape>,
+    recorder: Recorder,
+    seed: u64,
+    ending: CancellationToken,
+    /// The interfaces, once they are there.
+    ready: watch::Receiver<Vec<InterfaceShape>>,
+}
+
+/// One life of a client's process.
+struct Life {
+    common: Common,
+    name: String,
+    cluster: Cluster,
+    random: StdRng,
+    interfaces: Vec<InterfaceShape>,
 }
 
 impl Workload {
     /// Puts the clients on their hosts.
-    pub fn begin(sim: &mut Sim<'_>, nodes: &[String], rng: &mut StdRng, notes: &Notes) -> Self {
-        let this = Self {
-            hosts: vec!["p1".into(), "w1".into(), "c1".into()],
-            ending: Arc::default(),
-            sent: Arc::default(),
-            arrived: Arc::default(),
+    pub fn begin(
+        sim: &mut Sim<'_>,
+        nodes: &[String],
+        shape: Shape,
+        seed: u64,
+        notes: &Notes,
+    ) -> Self {
+        let clock = notes.clone();
+        let recorder = Recorder::new(move || Duration::from_micros(clock.now_us()));
+        let (made, ready) = watch::channel(Vec::new());
+        let common = Common {
+            nodes: Arc::new(nodes.to_vec()),
+            shape: Arc::new(shape),
+            recorder: recorder.clone(),
+            seed,
+            ending: CancellationToken::new(),
+            ready,
         };
-        let (nodes, seed) = (nodes.to_vec(), rng.random::<u64>());
-        let (n, ending, sent, note) = (
-            nodes.clone(),
-            this.ending.clone(),
-            this.sent.clone(),
-            notes.clone(),
-        );
-        sim.host("p1", move || {
-            let (n, ending, sent, note) = (n.clone(), ending.clone(), sent.clone(), note.clone());
-            async move {
-                let cluster = wire::cluster(&n, seed);
-                loop {
-                    let config = proto::InterfaceConfig {
-                        stages: vec![proto::StageConfig {
-                            name: "work".into(),
-                            ..Default::default()
-                        }],
-                        ..Default::default()
-                    };
-                    match cluster.admin().create_interface("lab", config).await {
-                        Ok(_) => break,
-                        Err(error) => note.line(format_args!("p1 {error}")),
-                    }
-                    if cluster.admin().get_interface("lab").await.is_ok() {
-                        break;
-                    }
-                    sleep(Duration::from_millis(200)).await;
-                }
-                let producer = cluster.producer().start()?;
-                while !ending.load(Ordering::Acquire) {
-                    match producer.send("lab", Message::new("x")).await {
-                        Ok(accepted) => {
-                            sent.fetch_max(accepted.sequence, Ordering::AcqRel);
-                        }
-                        Err(error) => note.line(format_args!("p1 {error}")),
-                    }
-                    sleep(Duration::from_millis(50)).await;
-                }
-                std::future::pending().await
-            }
-        });
-        let n = nodes.clone();
-        sim.host("w1", move || {
-            let n = n.clone();
-            async move {
-                let cluster = wire::cluster(&n, seed + 1);
-                let _worker = cluster
-                    .worker()
-                    .name("w1")
-                    .stage("work", async |_| Outcome::complete())
-                    .start()?;
-                std::future::pending().await
-            }
-        });
-        let (n, arrived) = (nodes, this.arrived.clone());
-        sim.host("c1", move || {
-            let (n, arrived) = (n.clone(), arrived.clone());
-            async move {
-                let cluster = wire::cluster(&n, seed + 2);
-                let consumer = cluster.consumer().name("c1").start()?;
-                let mut subscription = consumer.subscribe("lab");
-                while let Some(delivery) = subscription.next().await {
-                    if let Ok(delivery) = delivery {
-                        arrived.fetch_max(delivery.sequence(), Ordering::AcqRel);
-                        delivery.ack();
-                    }
-                }
-                std::future::pending().await
-            }
-        });
+        let mut this = Self {
+            recorder,
+            hosts: Vec::new(),
+            ending: common.ending.clone(),
+            ended: Rc::default(),
+        };
+        this.clerk(sim, &common, made);
+        this.makers(sim, &common);
+        this.takers(sim, &common);
         this
     }
 
-    /// The clients' hosts.
+    /// Who makes the interfaces, and sees to the end.
+    fn clerk(&self, sim: &mut Sim<'_>, common: &Common, made: watch::Sender<Vec<InterfaceShape>>) {
+        let (common, ended, made) = (common.clone(), Rc::clone(&self.ended), Rc::new(made));
+        sim.host("clerk", move || {
+            let (common, ended, made) = (common.clone(), Rc::clone(&ended), Rc::clone(&made));
+            async move {
+                let cluster = wire::cluster(&common.nodes, sub_seed(common.seed, "clerk"));
+                let shapes = declare(&common, &cluster).await;
+                made.send_replace(shapes.clone());
+                common.ending.cancelled().await;
+                let result = finish(&common, &cluster, &shapes).await;
+                *ended.borrow_mut() = Some(result);
+                pending().await
+            }
+        });
+    }
+
+    /// Those who make work: they end with the faults.
+    fn makers(&mut self, sim: &mut Sim<'_>, common: &Common) {
+        for at in 0..common.shape.producers {
+            self.host(sim, common, &format!("p{at}"), produce);
+        }
+        self.host(sim, common, "reader", read);
+        self.host(sim, common, "letters", operate);
+        if common.shape.rogues[0] {
+            self.host(sim, common, "rogue-p", rogue_produce);
+        }
+        if common.shape.rogues[1] {
+            self.host(sim, common, "rogue-w", rogue_work);
+        }
+        if common.shape.rogues[2] {
+            self.host(sim, common, "rogue-c", rogue_consume);
+        }
+    }
+
+    /// Those who do the work: they are there to the end.
+    fn takers(&mut self, sim: &mut Sim<'_>, common: &Common) {
+        for at in 0..common.shape.workers {
+            self.host(sim, common, &format!("w{at}"), work);
+        }
+        for at in 0..common.shape.consumers {
+            self.host(sim, common, &format!("c{at}"), consume);
+        }
+    }
+
+    fn host<F: Future<Output = ()> + 'static>(
+        &mut self,
+        sim: &mut Sim<'_>,
+        common: &Common,
+        name: &str,
+        actor: fn(Life) -> F,
+    ) {
+        let (common, host, lives) = (common.clone(), name.to_owned(), AtomicU64::new(0));
+        sim.host(name, move || {
+            let life = lives.fetch_add(1, Ordering::Relaxed);
+            let (mut common, host) = (common.clone(), host.clone());
+            async move {
+                // An actor that comes back after a crash has another name and other luck.
+                let name = format!("{host}.{life}");
+                let seed = sub_seed(common.seed, &name);
+                let interfaces = common
+                    .ready
+                    .wait_for(|made| !made.is_empty())
+                    .await?
+                    .clone();
+                actor(Life {
+                    cluster: wire::cluster(&common.nodes, seed),
+                    random: StdRng::seed_from_u64(seed),
+                    common,
+                    name,
+                    interfaces,
+                })
+                .await;
+                pending().await
+            }
+        });
+        self.hosts.push(name.to_owned());
+    }
+
+    /// The clients' hosts that may crash.
     #[must_use]
     pub fn hosts(&self) -> &[String] {
         &self.hosts
     }
 
-    /// Notes a fault in the history.
-    pub fn tell_fault(&self, _: &Fault) {}
+    /// Every client's host.
+    pub fn all_hosts(&self) -> impl Iterator<Item = String> {
+        self.hosts.iter().cloned().chain(["clerk".to_owned()])
+    }
 
-    /// Lets the clients come to an end.
+    /// Notes a fault in the history.
+    pub fn tell_fault(&self, fault: &dyn std::fmt::Debug) {
+        self.recorder.fault(format!("{fault:?}"));
+    }
+
+    /// Lets those who make work end, and the rest come to its end.
     pub fn wind_down(&self) {
-        self.ending.store(true, Ordering::Release);
+        self.ending.cancel();
     }
 
     /// Whether everything has ended.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.arrived.load(Ordering::Acquire) >= self.sent.load(Ordering::Acquire)
-    }
-
-    /// What has not.
-    #[must_use]
-    pub fn left(&self) -> String {
-        format!("{:?} of {:?}", self.arrived, self.sent)
+        self.ended.borrow().is_some()
     }
 
     /// Judges the history.
     pub fn judge(&self, notes: &Notes) {
-        notes.line(format_args!("delivered {:?}", self.arrived));
+        let completeness = match &*self.ended.borrow() {
+            Some(Ok(())) => Completeness::Healed,
+            Some(Err(why)) => {
+                notes.violation("everything_ends", why);
+                Completeness::Cut
+            }
+            None => Completeness::Cut,
+        };
+        let history = self.recorder.take();
+        notes.line(format_args!("judging {} events", history.events.len()));
+        for violation in check(&history, completeness) {
+            notes.violation(violation.check, violation.show(&history, 5));
+        }
     }
+}
+
+/// Makes the interfaces, as soon as there is a cluster.
+async fn declare(common: &Common, cluster: &Cluster) -> Vec<InterfaceShape> {
+    let scribe = common.recorder.scribe("clerk");
+    let mut shapes = Vec::new();
+    for (name, config) in &common.shape.interfaces {
+        loop {
+            match actors::declare(cluster, &scribe, name, config.clone()).await {
+                Ok(shape) => break shapes.push(shape),
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    }
+    shapes
+}
+
+/// Fresh messages go through every interface, and what came of everything is read.
+async fn finish(
+    common: &Common,
+    cluster: &Cluster,
+    shapes: &[InterfaceShape],
+) -> Result<(), String> {
+    let plan = actors::ProducerPlan {
+        odds: ScriptOdds::NONE,
+        repeats: 0,
+        conflicts: 0,
+        numbered: false,
+        gives_up: false,
+        ..actors::ProducerPlan::draw(
+            &mut StdRng::seed_from_u64(sub_seed(common.seed, "fresh")),
+            shapes,
+            FRESH * shapes.len() as u64,
+        )
+    };
+    let scribe = common.recorder.scribe("fresh");
+    let never = CancellationToken::new();
+    let sent = actors::produce(cluster.clone(), scribe, plan, never);
+    match tokio::time::timeout(DRAINED_WITHIN, sent).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err("fresh messages are not accepted".to_owned()),
+    }
+    let names: Vec<Name> = shapes.iter().map(|shape| shape.name.clone()).collect();
+    let scribe = common.recorder.scribe("clerk");
+    let finished = actors::finish(cluster, &scribe, &names, DRAINED_WITHIN).await;
+    finished.map_err(|error| error.to_string())
+}
+
+impl Life {
+    fn scribe(&self) -> ordo_oracle::Scribe {
+        self.common.recorder.scribe(self.name.as_str())
+    }
+
+    fn names(&self) -> Vec<Name> {
+        self.interfaces
+            .iter()
+            .map(|shape| shape.name.clone())
+            .collect()
+    }
+
+    fn stages(&self) -> Vec<Name> {
+        let all = self.interfaces.iter().flat_map(|shape| &shape.stages);
+        let names: std::collections::BTreeSet<Name> = all.map(|stage| stage.name.clone()).collect();
+        names.into_iter().collect()
+    }
+
+    fn subscriptions(&self) -> Vec<(Name, Name)> {
+        let all = self.interfaces.iter().flat_map(|shape| {
+            let destinations = shape.destinations.iter();
+            destinations.map(|destination| (shape.name.clone(), destination.name.clone()))
+        });
+        all.collect()
+    }
+
+    fn raw(&self) -> Raw {
+        Raw::new(wire::connector(), self.common.nodes.iter().cloned())
+    }
+}
+
+/// Waits for an actor whose plan the client library may refuse, which it never should.
+async fn carried_out(actor: impl Future<Output = Result<(), ordo_client::ConfigError>>) {
+    actor.await.expect("a drawn plan can be carried out");
+}
+
+async fn produce(mut life: Life) {
+    let messages = life.common.shape.messages;
+    let plan = actors::ProducerPlan::draw(&mut life.random, &life.interfaces, messages);
+    let (scribe, ending) = (life.scribe(), life.common.ending.clone());
+    carried_out(actors::produce(life.cluster, scribe, plan, ending)).await;
+}
+
+async fn read(mut life: Life) {
+    let names = life.names();
+    let plan = actors::ReaderPlan::draw(&mut life.random, &names);
+    let (scribe, ending) = (life.scribe(), life.common.ending.clone());
+    actors::read(life.cluster, scribe, plan, ending).await;
+}
+
+async fn operate(mut life: Life) {
+    let names = life.names();
+    let plan = actors::OperatorPlan::draw(&mut life.random, &names);
+    let (scribe, ending) = (life.scribe(), life.common.ending.clone());
+    actors::operate(life.cluster, scribe, plan, ending).await;
+}
+
+async fn rogue_produce(mut life: Life) {
+    let messages = life.common.shape.messages / 4;
+    let plan = actors::RogueProducerPlan::draw(&mut life.random, &life.interfaces, messages);
+    let (raw, scribe) = (life.raw(), life.scribe());
+    actors::rogue_produce(raw, scribe, plan, life.common.ending.clone()).await;
+}
+
+async fn rogue_work(mut life: Life) {
+    let (stages, lease) = (life.stages(), life.common.shape.lease);
+    let plan = actors::RogueWorkerPlan::draw(&mut life.random, &stages, lease);
+    let (raw, scribe) = (life.raw(), life.scribe());
+    actors::rogue_work(raw, scribe, plan, life.common.ending.clone()).await;
+}
+
+async fn rogue_consume(mut life: Life) {
+    use rand::Rng;
+    let all = life.subscriptions();
+    let (interface, destination) = all[life.random.random_range(0..all.len())].clone();
+    let plan = actors::RogueConsumerPlan::draw(&mut life.random, interface, destination);
+    let (raw, scribe) = (life.raw(), life.scribe());
+    actors::rogue_consume(raw, scribe, plan, life.common.ending.clone()).await;
+}
+
+async fn work(mut life: Life) {
+    let (stages, lease) = (life.stages(), life.common.shape.lease);
+    if stages.is_empty() {
+        return;
+    }
+    let plan = actors::WorkerPlan::draw(&mut life.random, &stages, lease);
+    let never = CancellationToken::new();
+    let scribe = life.scribe();
+    carried_out(actors::work(life.cluster, scribe, plan, never)).await;
+}
+
+async fn consume(mut life: Life) {
+    let subscriptions = life.subscriptions();
+    let plan = actors::ConsumerPlan::draw(&mut life.random, &subscriptions);
+    let never = CancellationToken::new();
+    let scribe = life.scribe();
+    carried_out(actors::consume(life.cluster, scribe, plan, never)).await;
 }

@@ -6,6 +6,7 @@ use crate::operator::{Job, Operator};
 use crate::place::Place;
 use crate::points::Down;
 use crate::run::{Notes, Violation};
+use crate::shape::Shape;
 use crate::watch::Watch;
 use crate::wire::{PEER, PUBLIC};
 use crate::workload::Workload;
@@ -27,7 +28,7 @@ const HEAL_AT_MS: u64 = 40_000;
 /// How long everything may take to be well again.
 const WELL_WITHIN_MS: u64 = 30_000;
 /// How long everything may take to end, after that.
-const DRAINED_WITHIN_MS: u64 = 60_000;
+const DRAINED_WITHIN_MS: u64 = 240_000;
 /// How often consensus is looked at.
 const LOOK_MS: u64 = 25;
 
@@ -192,7 +193,9 @@ impl<'a> World<'a> {
             .iter()
             .map(|name| format!("{name}:{PUBLIC}"))
             .collect();
-        let workload = Workload::begin(&mut sim, &addresses, &mut rng, &notes);
+        let shape = Shape::draw(&mut rng);
+        notes.line(format_args!("{members} members, {timing:?}, {shape:?}"));
+        let workload = Workload::begin(&mut sim, &addresses, shape, rng.random(), &notes);
         let spare = (members as usize..places.len()).collect();
         Self {
             sim,
@@ -249,8 +252,7 @@ impl<'a> World<'a> {
         let begun = self.now_ms();
         while !self.workload.is_done() {
             if self.now_ms() > begun + DRAINED_WITHIN_MS {
-                self.notes
-                    .violation("everything_ends", self.workload.left());
+                self.notes.violation("everything_ends", self.ailing());
                 break;
             }
             if !self.step() {
@@ -390,7 +392,7 @@ impl<'a> World<'a> {
 
     fn everyone(&self) -> Vec<String> {
         let nodes = self.places.iter().map(|place| place.name.clone());
-        let clients = self.workload.hosts().iter().cloned();
+        let clients = self.workload.all_hosts();
         nodes
             .chain(clients)
             .chain(["operator".to_owned()])

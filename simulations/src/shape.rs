@@ -1,0 +1,80 @@
+//! What the interfaces and clients of a run are like.
+
+use ordo_client::proto::{DestinationConfig, InterfaceConfig, StageConfig};
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::time::Duration;
+
+/// The interfaces and clients of a run.
+#[derive(Debug)]
+pub struct Shape {
+    /// Names and configurations.
+    pub interfaces: Vec<(String, InterfaceConfig)>,
+    /// The stages' lease.
+    pub lease: Duration,
+    /// Messages of one producer's life.
+    pub messages: u64,
+    /// How many producers there are.
+    pub producers: u32,
+    /// How many workers.
+    pub workers: u32,
+    /// How many consumers: the second waits in line.
+    pub consumers: u32,
+    /// Whether there is a rogue producer, worker, consumer.
+    pub rogues: [bool; 3],
+}
+
+impl Shape {
+    /// A run's shape.
+    pub fn draw(rng: &mut StdRng) -> Self {
+        let lease = Duration::from_millis(rng.random_range(800..4_000));
+        let interfaces = (0..rng.random_range(1..=4))
+            .map(|at| (format!("lane/{at}"), interface(rng, lease)))
+            .collect();
+        Self {
+            interfaces,
+            lease,
+            messages: rng.random_range(100..1_500),
+            producers: rng.random_range(1..=2),
+            workers: rng.random_range(1..=3),
+            consumers: rng.random_range(1..=2),
+            rogues: [
+                rng.random_bool(0.4),
+                rng.random_bool(0.4),
+                rng.random_bool(0.4),
+            ],
+        }
+    }
+}
+
+fn interface(rng: &mut StdRng, lease: Duration) -> InterfaceConfig {
+    let stages = (0..rng.random_range(0..=3)).map(|at| StageConfig {
+        name: format!("stage{at}"),
+        max_attempts: rng.random_range(1..=4),
+        max_losses: rng.random_range(2..=4),
+        lease_ms: u32::try_from(lease.as_millis()).expect("a few seconds"),
+        backoff_ms: rng.random_range(10..200),
+        backoff_ms_max: 1_000,
+    });
+    let stages = stages.collect();
+    let destinations = (0..rng.random_range(1..=2)).map(|at| DestinationConfig {
+        name: format!("out{at}"),
+        max_attempts: rng.random_range(1..=4),
+        max_in_flight: rng.random_range(1..200),
+    });
+    let destinations = destinations.collect();
+    InterfaceConfig {
+        stages,
+        destinations,
+        // Small ones are full at times; 0 is the default.
+        window: match rng.random_range(0..3) {
+            0 => rng.random_range(4..60),
+            _ => 0,
+        },
+        dedup_messages: match rng.random_range(0..3) {
+            0 => rng.random_range(1_000..2_000),
+            _ => 0,
+        },
+        ..InterfaceConfig::default()
+    }
+}
