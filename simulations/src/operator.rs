@@ -36,6 +36,7 @@ pub struct Operator {
     queue: Arc<Mutex<Option<UnboundedReceiver<Job>>>>,
     changing: Arc<AtomicBool>,
     idle: Arc<AtomicBool>,
+    left: Arc<Mutex<Vec<Job>>>,
     notes: Notes,
     nodes: Vec<String>,
     seed: u64,
@@ -51,6 +52,7 @@ impl Operator {
             queue: Arc::new(Mutex::new(Some(queue))),
             changing: Arc::default(),
             idle: Arc::new(AtomicBool::new(true)),
+            left: Arc::default(),
             notes,
             nodes: nodes.to_vec(),
             seed,
@@ -62,6 +64,20 @@ impl Operator {
         self.idle.store(false, Ordering::Release);
         // The operator's host never crashes.
         let _ = self.jobs.send(job);
+    }
+
+    /// Whether something was given up, and not taken up again.
+    #[must_use]
+    pub fn has_left_something(&self) -> bool {
+        !self.left.lock().expect("no panic holds it").is_empty()
+    }
+
+    /// Takes up again what was given up while everything failed.
+    pub fn try_again(&self) {
+        let left = std::mem::take(&mut *self.left.lock().expect("no panic holds it"));
+        for job in left {
+            self.send(job);
+        }
     }
 
     /// Whether the membership is being changed.
@@ -93,17 +109,20 @@ impl Operator {
             let done = self.job(&cluster, job).await;
             self.notes
                 .line(format_args!("operator ends: {job:?}: {done}"));
+            if !done && job != Job::Transfer {
+                self.left.lock().expect("no panic holds it").push(job);
+            }
             self.changing.store(false, Ordering::Release);
             self.idle.store(queue.is_empty(), Ordering::Release);
         }
         Ok(())
     }
 
-    async fn job(&self, cluster: &Cluster, job: Job) -> &'static str {
+    async fn job(&self, cluster: &Cluster, job: Job) -> bool {
         let admin = cluster.admin().timeout(Duration::from_secs(4));
         let first = format!("n1:{PUBLIC}");
         let until = Instant::now() + PATIENCE;
-        let done = match job {
+        match job {
             Job::Init => {
                 // Until it is there, nothing else can happen.
                 while admin.init_cluster(&first).await.is_err() {
@@ -118,8 +137,7 @@ impl Operator {
                 self.remove(&admin, id, until).await
                     && self.join(&admin, id, until + PATIENCE).await
             }
-        };
-        if done { "done" } else { "given up" }
+        }
     }
 
     async fn remove(&self, admin: &ordo_client::Admin, node_id: u64, until: Instant) -> bool {

@@ -44,6 +44,7 @@ impl Parts for Eyes {
             place: Arc::clone(&self.place),
             watch: self.watch.clone(),
             vote: None,
+            boot: self.boot,
             seen: false,
         }
     }
@@ -54,7 +55,6 @@ impl Parts for Eyes {
             place: Arc::clone(&self.place),
             watch: self.watch.clone(),
             boot: self.boot,
-            applied: 0,
             nothing: State::default(),
         }
     }
@@ -74,6 +74,7 @@ pub struct WatchedLog {
     watch: Watch,
     /// The last vote, where a bug keeps it from the disk.
     vote: Option<Vote>,
+    boot: u64,
     /// Whether the watch has seen what the log began with.
     seen: bool,
 }
@@ -83,6 +84,15 @@ fn dead() -> io::Error {
 }
 
 impl WatchedLog {
+    /// Between the moment that a trap took it down and the end of the tick a node's tasks still run. Nobody hears of
+    /// what they do.
+    fn alive(&self) -> io::Result<()> {
+        match self.place.is_dead(self.boot) {
+            true => Err(dead()),
+            false => Ok(()),
+        }
+    }
+
     fn pass(&self, point: Point) -> io::Result<()> {
         match self.place.pass(point) {
             true => Err(dead()),
@@ -133,6 +143,7 @@ impl RaftLogStorage<TypeConfig> for WatchedLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.alive()?;
         if bugs::has(Bug::VoteForgotten) && self.vote.is_some() {
             self.vote = Some(*vote);
         } else if bugs::has(Bug::VoteBeforeSync) {
@@ -172,6 +183,7 @@ impl RaftLogStorage<TypeConfig> for WatchedLog {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        self.alive()?;
         let entries: Vec<Entry> = entries
             .into_iter()
             .map(|entry| self.changed(entry))
@@ -188,9 +200,10 @@ impl RaftLogStorage<TypeConfig> for WatchedLog {
             callback.io_completed(Ok(()));
         } else {
             let (place, watch) = (Arc::clone(&self.place), self.watch.clone());
+            let boot = self.boot;
             tokio::spawn(async move {
                 let result = hears.await.unwrap_or_else(|_| Err(dead()));
-                if result.is_ok() {
+                if result.is_ok() && !place.is_dead(boot) {
                     watch.acknowledged(&place, last);
                 }
                 callback.io_completed(result);
@@ -203,6 +216,7 @@ impl RaftLogStorage<TypeConfig> for WatchedLog {
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        self.alive()?;
         self.watch.truncated(&self.place, last_log_id);
         self.log.truncate_after(last_log_id).await?;
         self.pass(Point::Truncating)
@@ -227,7 +241,6 @@ pub struct WatchedLoops {
     place: Arc<Place>,
     watch: Watch,
     boot: u64,
-    applied: u64,
     /// What a leader sees that does not look.
     nothing: State,
 }
@@ -236,8 +249,10 @@ impl Observer for WatchedLoops {
     type Event = Event;
 
     fn applied(&mut self, view: View<'_>, lump: &Lump) {
+        if self.place.is_dead(self.boot) {
+            return;
+        }
         rules::set_clock(self.place.wall_ms());
-        self.applied = lump.last_log_id.index;
         self.watch.applied(&self.place, view, lump);
         let lost;
         let lump = match bugs::has(Bug::EffectsLost) && lump.last_log_id.index % 11 == 0 {
@@ -256,6 +271,7 @@ impl Observer for WatchedLoops {
 
     fn event(&mut self, view: View<'_>, event: Event) {
         match event {
+            _ if self.place.is_dead(self.boot) => {}
             Event::Tick if bugs::has(Bug::TimersNeverFire) => {}
             Event::Lead { .. } => {
                 self.watch.leads(&self.place, self.boot, view);
@@ -273,12 +289,18 @@ impl Observer for WatchedLoops {
     }
 
     fn installed(&mut self, view: View<'_>) {
+        if self.place.is_dead(self.boot) {
+            return;
+        }
         self.watch.installed(&self.place, view);
         self.loops.installed(view);
         self.place.pass(Point::Installed);
     }
 
     fn idle(&mut self, view: View<'_>) {
+        if self.place.is_dead(self.boot) {
+            return;
+        }
         self.loops.idle(view);
         self.place.pass(Point::LoopsRan);
     }

@@ -34,7 +34,7 @@ impl Shape {
         Self {
             interfaces,
             lease,
-            messages: rng.random_range(100..1_500),
+            messages: rng.random_range(50..700),
             producers: rng.random_range(1..=2),
             workers: rng.random_range(1..=3),
             consumers: rng.random_range(1..=2),

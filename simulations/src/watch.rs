@@ -117,7 +117,7 @@ impl Watch {
             .collect();
         if let Some((index, _)) = node
             .log
-            .range(purged + 1..=node.acknowledged.max(purged))
+            .range(purged + 1..node.acknowledged.max(purged) + 1)
             .find(|(index, stamp)| found.get(index) != Some(stamp))
         {
             self.broken(

@@ -5,7 +5,7 @@ use crate::shape::Shape;
 use crate::wire;
 use ordo_client::Cluster;
 use ordo_oracle::actors::{self, Raw, ScriptOdds, sub_seed};
-use ordo_oracle::{Completeness, InterfaceShape, Name, Recorder, check};
+use ordo_oracle::{Completeness, InterfaceShape, Name, Recorder, What, check};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::cell::RefCell;
@@ -19,9 +19,11 @@ use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
 /// How long everything may take to be delivered, once nothing fails any more.
-const DRAINED_WITHIN: Duration = Duration::from_secs(90);
+const DRAINED_WITHIN: Duration = Duration::from_secs(180);
 /// Messages that go through each interface after all faults.
 const FRESH: u64 = 10;
+/// A slower worker would not be done with what gathered meanwhile.
+const CONCURRENCY_MIN: u32 = 4;
 /// How long anything waits before it is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -204,7 +206,13 @@ impl Workload {
             }
             None => Completeness::Cut,
         };
-        let history = self.recorder.take();
+        let mut history = self.recorder.take();
+        if completeness == Completeness::Cut {
+            // What was read while things still went on says nothing of how they end.
+            let is_final = |event: &ordo_oracle::Event| matches!(event.what, What::Final { .. });
+            let end = history.events.iter().position(is_final);
+            history.events.truncate(end.unwrap_or(usize::MAX));
+        }
         notes.line(format_args!("judging {} events", history.events.len()));
         for violation in check(&history, completeness) {
             notes.violation(violation.check, violation.show(&history, 5));
@@ -344,7 +352,8 @@ async fn work(mut life: Life) {
     if stages.is_empty() {
         return;
     }
-    let plan = actors::WorkerPlan::draw(&mut life.random, &stages, lease);
+    let mut plan = actors::WorkerPlan::draw(&mut life.random, &stages, lease);
+    plan.concurrency = plan.concurrency.max(CONCURRENCY_MIN);
     let never = CancellationToken::new();
     let scribe = life.scribe();
     carried_out(actors::work(life.cluster, scribe, plan, never)).await;

@@ -15,6 +15,7 @@ use ordo_node::config::{PeerConfig, RaftTiming};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use turmoil::Sim;
@@ -28,7 +29,7 @@ const HEAL_AT_MS: u64 = 40_000;
 /// How long everything may take to be well again.
 const WELL_WITHIN_MS: u64 = 30_000;
 /// How long everything may take to end, after that.
-const DRAINED_WITHIN_MS: u64 = 240_000;
+const DRAINED_WITHIN_MS: u64 = 600_000;
 /// How often consensus is looked at.
 const LOOK_MS: u64 = 25;
 
@@ -57,8 +58,16 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 pub fn watch_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let mut panics = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
+        eprintln!("{panic}\n{}", std::backtrace::Backtrace::capture());
         panics.push(panic.to_string());
     }));
+}
+
+fn note_panics(notes: &Notes) {
+    let panics = std::mem::take(&mut *PANICS.lock().unwrap_or_else(PoisonError::into_inner));
+    for panic in panics {
+        notes.violation("nothing_panics", panic);
+    }
 }
 
 enum Action {
@@ -107,8 +116,13 @@ pub fn run(seed: u64, echo: bool) -> Outcome {
     };
     let root = root.expect("a temporary folder can be made");
     let mut world = World::new(seed, root.path(), notes.clone());
-    let healed_ms = world.live();
+    // A panic in a host's own task comes through to here.
+    let lived = catch_unwind(AssertUnwindSafe(|| world.live()));
     let simulated_ms = world.now_ms();
+    let healed_ms = lived.unwrap_or_else(|_| {
+        note_panics(&notes);
+        None
+    });
     drop(world);
     let violations = notes.violations();
     Outcome {
@@ -238,6 +252,9 @@ impl<'a> World<'a> {
         self.heal();
         let healed_at = self.now_ms();
         while !self.is_well() {
+            if self.operator.is_idle() {
+                self.operator.try_again();
+            }
             if self.now_ms() > healed_at + WELL_WITHIN_MS {
                 self.notes.violation("everything_heals", self.ailing());
                 return None;
@@ -290,10 +307,7 @@ impl<'a> World<'a> {
         if now.is_multiple_of(LOOK_MS) {
             self.watch.look(&self.places);
         }
-        let panics = std::mem::take(&mut *PANICS.lock().unwrap_or_else(PoisonError::into_inner));
-        for panic in panics {
-            self.notes.violation("nothing_panics", panic);
-        }
+        note_panics(&self.notes);
         !self.notes.is_broken()
     }
 
@@ -571,15 +585,17 @@ impl<'a> World<'a> {
     /// Takes a voter out, where three are left.
     fn shrink(&mut self) {
         let members = self.members();
-        if members.len() > 3 && self.operator.is_idle() {
+        let quiet = self.operator.is_idle() && !self.operator.has_left_something();
+        if members.len() > 3 && quiet {
             let at = members[self.rng.random_range(0..members.len())];
             self.gone.insert(at);
             self.operator.send(Job::Remove(self.places[at].id));
         }
     }
 
+    /// One disk at a time: two of three lost disks are outside of what a quorum can bear.
     fn replace(&mut self) {
-        if !self.operator.is_idle() {
+        if !self.operator.is_idle() || self.operator.has_left_something() {
             return;
         }
         let at = self.pick(Who::Any);

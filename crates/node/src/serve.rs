@@ -177,6 +177,7 @@ pub async fn start_with<P: Parts>(
         log,
         log_thread,
         store,
+        last_log_id,
     } = home::open(&config, &identity, seams.storage, report).await?;
     let driver = store.driver();
 
@@ -198,11 +199,12 @@ pub async fn start_with<P: Parts>(
         check_invariants: seams.check_invariants,
         ..MachineOptions::default()
     };
-    let (machine, machine_loop) =
+    let (mut machine, machine_loop) =
         Machine::by_rules::<_, P::Rules>(store.clone(), parts.loops(loops), options)
             .map_err(storage_failed)?;
     let handle = machine.handle();
     let threads = home::drive(machine_loop, log_thread)?;
+    machine.cover(last_log_id).await.map_err(storage_failed)?;
 
     let peers = Peers::new(Arc::clone(&seams.dial), Arc::clone(&identity));
     let (network, timing) = (

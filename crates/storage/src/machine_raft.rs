@@ -84,6 +84,22 @@ impl<E: Send + 'static> RaftStateMachine<TypeConfig> for Machine<E> {
 }
 
 impl<E: Send + 'static> Machine<E> {
+    /// Makes a snapshot where the state is ahead of the log that ends at `last`, before consensus starts.
+    ///
+    /// A leader applies what a quorum has, which its own disk may not have yet; when it loses power then, the state's
+    /// last flush may be ahead of the log. openraft purges such a log up to the state. Without a snapshot as new as
+    /// that, a follower that needs an entry between could be sent neither the entry nor a snapshot that has it.
+    ///
+    /// # Errors
+    /// When the snapshot can't be made.
+    pub async fn cover(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let last = last.map_or(0, |last| last.index);
+        if self.store.applied().index() > last {
+            self.get_snapshot_builder().await.build_snapshot().await?;
+        }
+        Ok(())
+    }
+
     /// A lump: what the stream has at hand, without waiting for more.
     fn gather<Strm>(
         &self,

@@ -186,9 +186,12 @@ async fn start(folder: &Path) -> Node {
         check_invariants: true,
         ..MachineOptions::default()
     };
-    let (machine, machine_loop) = Machine::new(store.clone(), heard.clone(), options).unwrap();
+    let (mut machine, machine_loop) = Machine::new(store.clone(), heard.clone(), options).unwrap();
     let handle = machine.handle();
     let thread = machine_loop.spawn().unwrap();
+    let mut log = log;
+    let last = log.get_log_state().await.unwrap().last_log_id;
+    machine.cover(last).await.unwrap();
     let config = Config {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(50),
         max_in_snapshot_log_to_keep: 5,
@@ -311,5 +314,45 @@ async fn a_node_answers_purges_below_its_snapshots_only_and_comes_back_whole() {
     );
     let body = node.store.body(lane(1), Sequence(240), 0).unwrap().unwrap();
     assert_eq!(body.payload, "payload 240");
+    node.stop().await;
+}
+
+/// A leader that loses power may have flushed what its own log had not: see [`Machine::cover`].
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_ahead_of_its_log_comes_back_with_a_snapshot_as_new_as_the_log_is_purged() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(folder.path()).await;
+    node.raft
+        .initialize(BTreeMap::from([(1, member(1))]))
+        .await
+        .unwrap();
+    node.leads().await;
+    let create = ordo_core::CreateInterface {
+        interface: lane(1),
+        name: "lane".to_owned(),
+        config: ordo_core::InterfaceConfig::default(),
+    };
+    node.write(1, Command::CreateInterface(create)).await;
+    for n in 1..=60 {
+        node.write(n + 1, ingest(n)).await;
+    }
+    let wait = node.raft.wait(Some(Duration::from_secs(30)));
+    let has_snapshot = |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.snapshot.is_some();
+    wait.metrics(has_snapshot, "the first snapshot")
+        .await
+        .unwrap();
+    node.stop().await;
+
+    let (mut log, thread) = open_log(folder.path());
+    let last = log.get_log_state().await.unwrap().last_log_id.unwrap();
+    log.log().truncate(last.index - 2).unwrap();
+    drop(log);
+    thread.join();
+
+    let node = start(folder.path()).await;
+    node.leads().await;
+    let metrics = node.raft.metrics().borrow_watched().clone();
+    assert!(metrics.purged >= Some(last), "{:?}", metrics.purged);
+    assert!(metrics.snapshot >= metrics.purged, "{:?}", metrics.snapshot);
     node.stop().await;
 }

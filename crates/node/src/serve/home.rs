@@ -8,7 +8,7 @@ use openraft::storage::RaftLogStorage;
 use ordo_core::Rules;
 use ordo_storage::log::{Log, LogOptions, LogThread};
 use ordo_storage::{
-    Disk, FileDisk, MachineLoop, MemoryState, Observer, RaftLog, StateStore, StoreOptions,
+    Disk, FileDisk, LogId, MachineLoop, MemoryState, Observer, RaftLog, StateStore, StoreOptions,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -58,6 +58,8 @@ pub(super) struct Opened {
     /// `None` where a task writes.
     pub(super) log_thread: Option<LogThread>,
     pub(super) store: StateStore,
+    /// The last log entry's id.
+    pub(super) last_log_id: Option<LogId>,
 }
 
 /// Opens log and state, and begins to drive the log. The first failure of either is sent to `report`.
@@ -105,6 +107,7 @@ pub(super) async fn open(
         log,
         log_thread,
         store,
+        last_log_id: state.last_log_id,
     })
 }
 
