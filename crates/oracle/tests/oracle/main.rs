@@ -1,0 +1,8 @@
+//! The checks against histories that are right and histories that are not, and the actors against a real node.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod generated;
+mod mutations;
+mod sequential;
+mod small;
