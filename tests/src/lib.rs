@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: clusters of real `ordo serve` processes on loopback, and bounded waiting.
 
+pub mod harm;
 pub mod load;
 pub mod mllp;
 mod process;

@@ -121,6 +121,41 @@ pub fn consume(cluster: &Cluster, interfaces: &[&str]) -> Result<(Arc<Consumer>,
     Ok((consumer, arrivals))
 }
 
+/// Sends the messages `from..=through` of "lab", all in flight at once, to an interface that has had all those before.
+///
+/// # Errors
+/// When one is refused.
+///
+/// # Panics
+/// When one gets another sequence than its place in the producer's order.
+pub async fn send(cluster: &Cluster, from: u64, through: u64) -> Result<()> {
+    let producer = cluster.producer().start()?;
+    let mut receipts = Vec::new();
+    for n in from..=through {
+        receipts.push((n, producer.enqueue("lab", message("lab", n)).await?));
+    }
+    for (n, receipt) in receipts {
+        assert_eq!(receipt.await?.sequence, n, "the producer's order");
+    }
+    Ok(())
+}
+
+/// The same, each when the one before was accepted: so each is an entry of the log.
+///
+/// # Errors
+/// When one is refused.
+///
+/// # Panics
+/// When one gets another sequence than its place in the producer's order.
+pub async fn send_singly(cluster: &Cluster, from: u64, through: u64) -> Result<()> {
+    let producer = cluster.producer().start()?;
+    for n in from..=through {
+        let sent = producer.send("lab", message("lab", n)).await?;
+        assert_eq!(sent.sequence, n, "the producer's order");
+    }
+    Ok(())
+}
+
 /// The n-th message of an interface: its id and payload can be told from n.
 #[must_use]
 pub fn message(interface: &str, n: u64) -> Message {

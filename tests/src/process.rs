@@ -65,7 +65,11 @@ pub struct Node {
     pub config: PathBuf,
     /// What it wrote, over all its starts.
     pub log: PathBuf,
+    /// What its environment has beside the test's own, from its next start on.
+    pub environment: Vec<(String, String)>,
     process: Option<Child>,
+    /// How long its log was when it was started last.
+    said_before: u64,
 }
 
 /// The nodes of a cluster, in a temporary folder. Dropping them kills the processes and removes the folder.
@@ -87,8 +91,10 @@ impl Node {
             .create(true)
             .append(true)
             .open(&self.log)?;
+        self.said_before = log.metadata()?.len();
         let mut command = Command::new(ordo());
         command.arg("serve").arg("--config").arg(&self.config);
+        command.envs(self.environment.iter().cloned());
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -150,6 +156,20 @@ impl Node {
             .is_some_and(|process| matches!(process.try_wait(), Ok(None)))
     }
 
+    /// The process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// What it wrote since it was started last.
+    #[must_use]
+    pub fn said(&self) -> String {
+        let output = std::fs::read(&self.log).unwrap_or_default();
+        let from = usize::try_from(self.said_before).map_or(0, |from| from.min(output.len()));
+        String::from_utf8_lossy(&output[from..]).into_owned()
+    }
+
     /// What it wrote so far.
     #[must_use]
     pub fn output(&self) -> String {
@@ -193,7 +213,9 @@ impl Nodes {
                 data: folder.path().join(format!("node{id}")),
                 config: folder.path().join(format!("node{id}.toml")),
                 log: folder.path().join(format!("node{id}.log")),
+                environment: Vec::new(),
                 process: None,
+                said_before: 0,
             });
         }
         let nodes = Self { nodes, folder };
@@ -343,6 +365,12 @@ impl Nodes {
             }
         }
         None
+    }
+
+    /// Waits for a leader, and gives the place of a node that is not it.
+    pub async fn follower(&mut self) -> usize {
+        let leader = self.leader().await;
+        (leader + 1) % self.nodes.len()
     }
 
     /// Waits until every running node has applied the same index, and checks that their state hashes are equal.

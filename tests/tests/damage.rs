@@ -1,10 +1,10 @@
 //! What a node refuses to start on, and what it says.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use ordo_tests::load::{message, staged};
+use ordo_tests::load::{message, send, staged};
 use ordo_tests::{Nodes, eventually};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 async fn with_messages(count: u64) -> Nodes {
@@ -15,40 +15,8 @@ async fn with_messages(count: u64) -> Nodes {
         .create_interface("lab", staged(&[]))
         .await
         .unwrap();
-    send(&nodes, 1, count).await;
+    send(&cluster, 1, count).await.unwrap();
     nodes
-}
-
-async fn send(nodes: &Nodes, from: u64, through: u64) {
-    let producer = nodes.cluster().unwrap().producer().start().unwrap();
-    let mut receipts = Vec::new();
-    for n in from..=through {
-        receipts.push((n, producer.enqueue("lab", message("lab", n)).await.unwrap()));
-    }
-    for (n, receipt) in receipts {
-        assert_eq!(receipt.await.unwrap().sequence, n);
-    }
-}
-
-fn files(folder: &Path, suffix: &str) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
-    files.retain(|path| path.to_string_lossy().ends_with(suffix));
-    files.sort();
-    files
-}
-
-fn flip(file: &Path, offset: u64) {
-    let file = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(file)
-        .unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, offset).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x40], offset).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,87 +66,13 @@ async fn another_clusters_data_do_not_get_in() {
     })
     .await;
     // The others go on, and the right data are still right.
-    send(&ours, 11, 30).await;
+    send(&ours.cluster().unwrap(), 11, 30).await.unwrap();
     ours.nodes[place].kill().unwrap();
     std::fs::remove_dir_all(&ours.nodes[place].data).unwrap();
     std::fs::rename(ours.folder().join("kept"), &ours.nodes[place].data).unwrap();
     ours.nodes[place].start().unwrap();
     ours.wait_up(place).await;
     ours.agree().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_rocksdb_file_stops_the_node_and_is_named() {
-    let mut nodes = with_messages(500).await;
-    let leader = nodes.leader().await;
-    let place = (0..3).find(|place| *place != leader).unwrap();
-    nodes.agree().await;
-    assert!(nodes.nodes[place].stop().await.unwrap().success());
-    let state = nodes.nodes[place].data.join("state");
-    let tables = find(&state, ".sst");
-    let table = tables
-        .first()
-        .unwrap_or_else(|| panic!("a clean stop flushes: {}", state.display()));
-    flip(table, 100);
-    nodes.nodes[place].start().unwrap();
-    let status = nodes.nodes[place].ended().await;
-    let output = nodes.nodes[place].output();
-    let name = table.file_name().unwrap().to_string_lossy().into_owned();
-    assert!(
-        !status.success() && output.contains(&name),
-        "{name}: {output}"
-    );
-    send(&nodes, 501, 520).await;
-}
-
-fn find(folder: &Path, suffix: &str) -> Vec<PathBuf> {
-    let mut found = files(folder, suffix);
-    for folder in std::fs::read_dir(folder)
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .filter(|path| path.is_dir())
-    {
-        found.extend(find(&folder, suffix));
-    }
-    found
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_log_stops_the_node_and_names_file_and_offset() {
-    let mut nodes = with_messages(500).await;
-    let leader = nodes.leader().await;
-    let place = (0..3).find(|place| *place != leader).unwrap();
-    nodes.agree().await;
-    nodes.nodes[place].kill().unwrap();
-    let log = nodes.nodes[place].data.join("log");
-    let segment = damaged_segment(&log);
-    nodes.nodes[place].start().unwrap();
-    let status = nodes.nodes[place].ended().await;
-    let output = nodes.nodes[place].output();
-    let name = segment.file_name().unwrap().to_string_lossy().into_owned();
-    assert!(
-        !status.success() && output.contains(&name) && output.contains("offset"),
-        "{name}: {output}"
-    );
-    send(&nodes, 501, 520).await;
-}
-
-/// Flips a byte in the middle of the first batch after the header of the fullest segment.
-fn damaged_segment(log: &Path) -> PathBuf {
-    let mut best = (0, PathBuf::new());
-    for path in files(log, "") {
-        let bytes = std::fs::read(&path).unwrap();
-        let used = bytes
-            .chunks(4096)
-            .filter(|block| block.iter().any(|byte| *byte != 0))
-            .count();
-        if used > best.0 {
-            best = (used, path);
-        }
-    }
-    assert!(best.0 > 10, "500 messages fill more than a few blocks");
-    flip(&best.1, 4096 + 40);
-    best.1
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,7 +100,7 @@ async fn a_full_disk_stops_the_node_with_a_message_and_loses_nothing() {
         .create_interface("lab", staged(&[]))
         .await
         .unwrap();
-    send(&nodes, 1, 50).await;
+    send(&nodes.cluster().unwrap(), 1, 50).await.unwrap();
     // Somebody else fills the disk to the last byte.
     let filler = std::fs::File::create(folder.join("filler")).unwrap();
     let mut offset = 0;

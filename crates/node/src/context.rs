@@ -7,7 +7,7 @@ use crate::leader;
 use crate::membership::ClusterAdmin;
 use crate::metrics::Metrics;
 use crate::proposer::{Proposer, WallClock};
-use crate::raft::Raft;
+use crate::raft::{Peers, Raft};
 use ordo_storage::{MachineHandle, StateStore};
 use rand::rngs::StdRng;
 use std::sync::{Arc, Mutex};
@@ -38,6 +38,8 @@ pub struct Context {
     pub wall: WallClock,
     /// Randomness; a simulation seeds it.
     pub rng: Arc<Mutex<StdRng>>,
+    /// The way to the other nodes.
+    pub(crate) peers: Peers,
     /// Cancelled when the node begins to stop: streams end then.
     pub stop: CancellationToken,
 }

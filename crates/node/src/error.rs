@@ -1,6 +1,7 @@
 //! What can go wrong with a node.
 
 use crate::identity::IdentityError;
+use crate::raft::Standing;
 use std::io;
 use std::net::SocketAddr;
 
@@ -27,7 +28,7 @@ pub enum ServeError {
     /// The state is older than what the log still has.
     #[error(
         "the state in {folder} ends at index {applied}, the log begins after {purged}: what lies between is lost. \
-         Take this node's data away and add it anew with `ordo cluster remove` and `ordo cluster add`"
+         Take this node's data away and take it in anew with `ordo cluster add --replace`"
     )]
     StateBehindLog {
         /// The state's folder.
@@ -36,6 +37,22 @@ pub enum ServeError {
         applied: u64,
         /// The last index that is gone from the log.
         purged: u64,
+    },
+    /// The data folder is an older copy of what it was: entries or a vote that the others count on are not there.
+    #[error(
+        "{folder} is an older copy: its log ends at {found}, but node {witness} knows that this node had {shown} on its \
+         disk. It takes no part with less than that. Take its data away and take it in anew with \
+         `ordo cluster add --replace`"
+    )]
+    OlderCopy {
+        /// The data folder.
+        folder: String,
+        /// What is there.
+        found: Standing,
+        /// What was there.
+        shown: Standing,
+        /// Who knows.
+        witness: u64,
     },
     /// Consensus stopped.
     #[error("consensus stopped: {0}")]
@@ -58,7 +75,8 @@ impl ServeError {
         match self {
             Self::Identity(IdentityError::Damaged { .. } | IdentityError::Missing { .. })
             | Self::Storage(_)
-            | Self::StateBehindLog { .. } => 10,
+            | Self::StateBehindLog { .. }
+            | Self::OlderCopy { .. } => 10,
             Self::Identity(_) | Self::Listen { .. } => 1,
             Self::Raft(_) | Self::Server { .. } => 11,
         }

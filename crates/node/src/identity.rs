@@ -139,8 +139,8 @@ impl Identity {
         }
         // A node takes its cluster's id only when its log stands, so from then on it must be there.
         if cluster_id.is_some() && is_empty(&folder.join("log"))? {
-            let why = "the node is of a cluster and may have voted in it. Take its other data away too and add it \
-                       anew with `ordo cluster remove` and `ordo cluster add`";
+            let why = "the node is of a cluster and may have voted in it. Take its other data away too and take \
+                       it in anew with `ordo cluster add --replace`";
             return Err(IdentityError::Missing {
                 path: folder.join("log"),
                 why,

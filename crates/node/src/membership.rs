@@ -32,8 +32,9 @@ pub trait ClusterAdmin: Send + Sync + 'static {
     /// Gives the cluster its id and its first members, those of this node's configuration. Once, on any node; after
     /// a failure it can be called again and goes on where it stopped.
     async fn init(&self) -> Result<Uuid, Failure>;
-    /// Adds a node that runs and has no cluster yet, as a learner.
-    async fn add(&self, node: PeerConfig) -> Result<(), Failure>;
+    /// Adds a node that runs and has no cluster yet, as a learner. Where a member of that number has another data
+    /// folder, `replace` takes it out first.
+    async fn add(&self, node: PeerConfig, replace: bool) -> Result<(), Failure>;
     /// Makes a learner that has caught up a voter.
     async fn promote(&self, node_id: u64) -> Result<(), Failure>;
     /// Takes a node out.
@@ -109,6 +110,50 @@ impl<SM: Machine> Membership<SM> {
                 Failure::new(Reason::OutcomeUnknown, format!("this node stops: {error}"))
             }
         }
+    }
+
+    /// Takes a node out that is not this one.
+    async fn take_out(
+        &self,
+        metrics: &RaftMetrics<TypeConfig>,
+        node_id: u64,
+    ) -> Result<(), Failure> {
+        let out = BTreeSet::from([node_id]);
+        match self.goes_on_without(metrics, node_id).await? {
+            Had::Vote => self.change(ChangeMembers::RemoveVoters(out)).await,
+            Had::NoVote => self.change(ChangeMembers::RemoveNodes(out)).await,
+        }
+    }
+
+    /// Whether the node votes; a refusal where it does and the cluster would stand still without it.
+    async fn goes_on_without(
+        &self,
+        metrics: &RaftMetrics<TypeConfig>,
+        node_id: u64,
+    ) -> Result<Had, Failure> {
+        let membership = &metrics.membership_config;
+        if membership.get_node(&node_id).is_none() {
+            return Err(unknown(node_id));
+        }
+        let mut voters: BTreeSet<u64> = membership.voter_ids().collect();
+        if !voters.remove(&node_id) {
+            return Ok(Had::NoVote);
+        }
+        if voters.is_empty() {
+            return Err(refused(format!("node {node_id} is the only voter")));
+        }
+        let needed = voters.len() / 2 + 1;
+        let own = usize::from(node_id != self.own_id());
+        let count = |alive: &BTreeSet<u64>| voters.intersection(alive).count() + own;
+        let alive = count(&self.answering(|alive| count(alive) >= needed).await);
+        if alive < needed {
+            return Err(refused(format!(
+                "without node {node_id} the cluster would stand still: of its other {} voters {alive} answer and \
+                 {needed} are needed",
+                voters.len()
+            )));
+        }
+        Ok(Had::Vote)
     }
 
     /// The nodes beside this leader that answer now: waits until they are `enough`, or for [`ANSWER_WITHIN`].
@@ -233,6 +278,12 @@ fn matched(metrics: &RaftMetrics<TypeConfig>, node_id: u64) -> Option<u64> {
     Some(progress.index)
 }
 
+/// What a node had that is taken out.
+enum Had {
+    Vote,
+    NoVote,
+}
+
 #[tonic::async_trait]
 impl<SM: Machine> ClusterAdmin for Membership<SM> {
     async fn init(&self) -> Result<Uuid, Failure> {
@@ -263,7 +314,7 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
         Ok(cluster_id)
     }
 
-    async fn add(&self, node: PeerConfig) -> Result<(), Failure> {
+    async fn add(&self, node: PeerConfig, replace: bool) -> Result<(), Failure> {
         let _alone = self.changing.lock().await;
         let metrics = self.leading()?;
         let at = format!("node {} at {}", node.node_id, node.peer);
@@ -276,16 +327,22 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
                 found.name.node_id
             )));
         }
-        if let Some(known) = metrics.membership_config.get_node(&node.node_id) {
+        let known = metrics.membership_config.get_node(&node.node_id);
+        let replaced = match known {
+            None => false,
             // Once more, after an answer that was lost, is fine.
-            return match known.storage_id == found.name.storage_id && known.peer == node.peer {
-                true => Ok(()),
-                false => Err(refused(format!(
-                    "node {} is a member already, at {} with storage {}: remove that one first",
+            Some(known) if known.storage_id == found.name.storage_id && known.peer == node.peer => {
+                return Ok(());
+            }
+            Some(known) if !replace || known.storage_id == found.name.storage_id => {
+                return Err(refused(format!(
+                    "node {} is a member already, at {} with storage {}: remove that one first, or replace it \
+                     (--replace) where its data folder is a new one",
                     node.node_id, known.peer, known.storage_id
-                ))),
-            };
-        }
+                )));
+            }
+            Some(_) => true,
+        };
         let own = self
             .identity
             .cluster_id()
@@ -305,6 +362,9 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
             public,
             storage_id: found.name.storage_id,
         };
+        if replaced {
+            self.take_out(&metrics, node.node_id).await?;
+        }
         self.adopt(node.node_id, &member, own).await?;
         match timeout(
             CHANGE_WITHIN,
@@ -347,38 +407,14 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
     async fn remove(&self, node_id: u64) -> Result<(), Failure> {
         let alone = self.changing.lock().await;
         let metrics = self.leading()?;
-        let membership = &metrics.membership_config;
-        if membership.get_node(&node_id).is_none() {
-            return Err(unknown(node_id));
-        }
-        let mut voters: BTreeSet<u64> = membership.voter_ids().collect();
-        if !voters.remove(&node_id) {
-            return self
-                .change(ChangeMembers::RemoveNodes(BTreeSet::from([node_id])))
-                .await;
-        }
-        if voters.is_empty() {
-            return Err(refused(format!("node {node_id} is the only voter")));
-        }
-        let needed = voters.len() / 2 + 1;
-        let own = usize::from(node_id != self.own_id());
-        let count = |alive: &BTreeSet<u64>| voters.intersection(alive).count() + own;
-        let alive = count(&self.answering(|alive| count(alive) >= needed).await);
-        if alive < needed {
-            return Err(refused(format!(
-                "without node {node_id} the cluster would stand still: of its other {} voters {alive} answer and \
-                 {needed} are needed",
-                voters.len()
-            )));
-        }
         if node_id == self.own_id() {
             // The next leader does it: whoever called is sent there.
+            self.goes_on_without(&metrics, node_id).await?;
             drop(alone);
             let leader = self.transfer(None).await?;
             return Err(not_leader(&self.metrics(), Some(leader)));
         }
-        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node_id])))
-            .await
+        self.take_out(&metrics, node_id).await
     }
 
     async fn transfer(&self, node_id: Option<u64>) -> Result<u64, Failure> {

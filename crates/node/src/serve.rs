@@ -18,15 +18,17 @@ use crate::metrics::{Metrics, gauge_of};
 use crate::net::{Dial, Listening, TcpDial};
 use crate::parts::Parts;
 use crate::proposer::{Proposer, RaftConsensus, WallClock};
-use crate::raft::{PeerNetwork, Peers, Raft, settings};
+use crate::raft::{PeerNetwork, Peers, Raft, Standing, recall, settings};
 use crate::{http, room};
 use futures_util::FutureExt;
 pub use home::SimulatedStorage;
 use home::{Opened, Threads};
+use openraft::StorageHelper;
 use openraft::async_runtime::WatchReceiver;
+use openraft::vote::RaftLeaderId;
 use ordo_core::Sound;
 use ordo_storage::log::Log;
-use ordo_storage::{Driver, Machine, MachineOptions};
+use ordo_storage::{Driver, LeaderId, Machine, MachineOptions, StateStore, StoredMembership};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use servers::Servers;
@@ -173,7 +175,7 @@ pub async fn start_with<P: Parts>(
     let identity = Arc::new(Identity::open(&config, || draw_uuid(&rng))?);
     let (report, failure) = oneshot::channel();
     let Opened {
-        raft_log,
+        mut raft_log,
         log,
         log_thread,
         store,
@@ -207,10 +209,11 @@ pub async fn start_with<P: Parts>(
     machine.cover(last_log_id).await.map_err(storage_failed)?;
 
     let peers = Peers::new(Arc::clone(&seams.dial), Arc::clone(&identity));
-    let (network, timing) = (
-        PeerNetwork::new(peers.clone(), driver),
-        settings(&config.raft),
-    );
+    let mut helper = StorageHelper::new(&mut raft_log, &mut machine);
+    let membership = helper.get_membership().await.map_err(storage_failed)?;
+    refuse_older_copy(&config, &peers, membership.effective(), &log, &store).await?;
+    let network = PeerNetwork::new(peers.clone(), log.clone(), store.clone(), driver);
+    let timing = settings(&config.raft);
     let raft_log = parts.log(raft_log);
     let raft = Raft::build(config.node_id, timing, network, raft_log, machine).await;
     let raft = raft.map_err(|error| ServeError::Raft(error.to_string()))?;
@@ -219,7 +222,7 @@ pub async fn start_with<P: Parts>(
         raft: raft.clone(),
         identity: Arc::clone(&identity),
         config: Arc::clone(&config),
-        peers,
+        peers: peers.clone(),
         draw: Box::new(move || draw_uuid(&draw)),
         state_hash: state_hash(handle.clone()),
         changing: AsyncMutex::new(()),
@@ -236,6 +239,7 @@ pub async fn start_with<P: Parts>(
         metrics,
         wall: seams.wall,
         rng,
+        peers,
         stop: CancellationToken::new(),
     });
 
@@ -284,6 +288,35 @@ pub async fn start_with<P: Parts>(
         log,
         threads,
     })
+}
+
+/// Refuses a data folder that lacks what this node showed the others: see `raft/fence.rs`.
+async fn refuse_older_copy(
+    config: &Config,
+    peers: &Peers,
+    membership: &StoredMembership,
+    log: &Log,
+    store: &StateStore,
+) -> Result<(), ServeError> {
+    let vote = log.vote();
+    let vote = vote.map_or(LeaderId::new(0, 0), |vote| {
+        LeaderId::new(vote.term, vote.node_id)
+    });
+    // After a snapshot the log may begin behind the state, and a crash may come before it does.
+    let index = log
+        .last_synced_index()
+        .unwrap_or(0)
+        .max(store.applied().index());
+    let found = Standing { vote, index };
+    match recall(peers, membership).await {
+        Some((witness, shown)) if shown > found => Err(ServeError::OlderCopy {
+            folder: config.data_dir.display().to_string(),
+            found,
+            shown,
+            witness,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn state_hash(machine: ordo_storage::MachineHandle<crate::leader::Event>) -> StateHash {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 /// All files are opened at the start: a snapshot that is deleted meanwhile is read to its end.
 #[derive(Debug)]
 pub struct SnapshotReader {
+    folder: PathBuf,
     meta: SnapshotMeta,
     files: u64,
     bytes: u64,
@@ -28,6 +29,9 @@ struct Outgoing {
     file: File,
     bytes: u64,
     offset: u64,
+    /// The checksum of what was read so far, and what it must be at the end; the manifest has one inside.
+    crc32c: u32,
+    expected_crc32c: Option<u32>,
 }
 
 /// A part of a snapshot's file.
@@ -64,9 +68,9 @@ impl SnapshotReader {
         let folder = &snapshot.path;
         let manifest = Manifest::read(folder)?;
         let mut rest = VecDeque::with_capacity(manifest.files.len() + 1);
-        rest.push_back(Outgoing::open(folder, MANIFEST)?);
+        rest.push_back(Outgoing::open(folder, MANIFEST, None)?);
         for file in &manifest.files {
-            let outgoing = Outgoing::open(folder, &file.name)?;
+            let outgoing = Outgoing::open(folder, &file.name, Some(file.crc32c))?;
             if outgoing.bytes != file.bytes {
                 let what = format!(
                     "{} has {} bytes instead of {}",
@@ -78,6 +82,7 @@ impl SnapshotReader {
         }
         let bytes = rest.iter().map(|file| file.bytes).sum();
         Ok(Self {
+            folder: folder.clone(),
             meta: manifest.meta,
             files: rest.len() as u64,
             bytes,
@@ -106,7 +111,8 @@ impl SnapshotReader {
     /// The next chunk of at most `bytes_max` bytes (at least 1); `None` behind the last.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When the disk refuses, or at the end of a file that is not what the manifest says: the receiver would see it
+    /// too, but it is this node whose disk is damaged.
     pub fn next_chunk(&mut self, bytes_max: usize) -> Result<Option<SnapshotChunk>, StoreError> {
         let Some(current) = self.rest.front_mut() else {
             return Ok(None);
@@ -118,6 +124,7 @@ impl SnapshotReader {
             .file
             .read_exact(&mut data)
             .map_err(StoreError::io("read", &current.path))?;
+        current.crc32c = crc32c::crc32c_append(current.crc32c, &data);
         let chunk = SnapshotChunk {
             file: current.name.clone(),
             offset: current.offset,
@@ -126,6 +133,7 @@ impl SnapshotReader {
         };
         current.offset += length as u64;
         if current.offset == current.bytes {
+            current.check(&self.folder)?;
             self.rest.pop_front();
         }
         Ok(Some(chunk))
@@ -133,7 +141,17 @@ impl SnapshotReader {
 }
 
 impl Outgoing {
-    fn open(folder: &Path, name: &str) -> Result<Self, StoreError> {
+    fn check(&self, folder: &Path) -> Result<(), StoreError> {
+        match self.expected_crc32c {
+            Some(expected) if expected != self.crc32c => Err(StoreError::snapshot(
+                folder,
+                format!("the checksum of {} is wrong", self.name),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn open(folder: &Path, name: &str, expected_crc32c: Option<u32>) -> Result<Self, StoreError> {
         let path = folder.join(name);
         let file = File::open(&path).map_err(StoreError::io("open", &path))?;
         let bytes = file
@@ -146,6 +164,8 @@ impl Outgoing {
             file,
             bytes,
             offset: 0,
+            crc32c: 0,
+            expected_crc32c,
         })
     }
 }

@@ -398,6 +398,14 @@ impl StateStore {
         }
     }
 
+    /// Says that this node's own snapshot could not be read to its end; damage stops the node. One that is gone, since
+    /// a newer one took its place, is not.
+    pub fn snapshot_unreadable(&self, error: &StoreError) {
+        if matches!(error, StoreError::SnapshotDamage { .. }) {
+            self.fail(error);
+        }
+    }
+
     fn report(&self, error: &StoreError) {
         if let Some(report) = lock(&self.inner.on_failure).take() {
             report(error);

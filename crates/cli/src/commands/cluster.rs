@@ -43,6 +43,9 @@ pub struct Add {
     /// Where clients reach it, host:port.
     #[arg(long, value_name = "ADDR")]
     public: String,
+    /// Take the node of that number out first: it lost its data folder, or comes back with a new one.
+    #[arg(long)]
+    replace: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -74,11 +77,13 @@ pub async fn run(global: &Global, command: Command) -> Result<()> {
             node_id,
             peer,
             public,
+            replace,
         }) => {
             let request = AddNodeRequest {
                 node_id,
                 peer_address: peer,
                 public_address: public,
+                replace,
             };
             admin.add_node(request).await?;
             let sentence = format!(

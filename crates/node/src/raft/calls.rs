@@ -1,5 +1,6 @@
 //! Channels to the other nodes: one for each purpose, kept over terms.
 
+use super::fence::Fences;
 use super::handshake::NodeName;
 use crate::identity::Identity;
 use crate::net::Dial;
@@ -39,6 +40,8 @@ pub(crate) enum Purpose {
 pub(crate) struct Peers {
     dial: Arc<dyn Dial>,
     pub(crate) identity: Arc<Identity>,
+    /// What the others showed to have.
+    pub(crate) fences: Fences,
     channels: Arc<Mutex<BTreeMap<(String, Purpose), Channel>>>,
 }
 
@@ -47,6 +50,7 @@ impl Peers {
         Self {
             dial,
             identity,
+            fences: Fences::default(),
             channels: Arc::default(),
         }
     }

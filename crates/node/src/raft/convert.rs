@@ -126,12 +126,17 @@ fn entry(entry: proto::LogEntry) -> Result<Entry> {
     })
 }
 
-pub(crate) fn append_to_proto(request: AppendEntriesRequest<TypeConfig>) -> proto::AppendRequest {
+/// `synced` is the last index on this node's own disk.
+pub(crate) fn append_to_proto(
+    request: AppendEntriesRequest<TypeConfig>,
+    synced: u64,
+) -> proto::AppendRequest {
     proto::AppendRequest {
         vote: Some(vote_to_proto(&request.vote)),
         previous: request.prev_log_id.as_ref().map(log_id_to_proto),
         entries: request.entries.into_iter().map(entry_to_proto).collect(),
         leader_commit: request.leader_commit.as_ref().map(log_id_to_proto),
+        leader_synced: synced,
     }
 }
 
@@ -333,7 +338,7 @@ mod tests {
             entries: entries.collect(),
             leader_commit: Some(id(6)),
         };
-        let wire = append_to_proto(request.clone());
+        let wire = append_to_proto(request.clone(), 7);
         let Some(proto::log_entry::Payload::Normal(sent)) = &wire.entries[1].payload else {
             panic!("a normal entry")
         };

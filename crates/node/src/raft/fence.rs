@@ -1,12 +1,22 @@
-//! Notices a follower that lost what it acknowledged.
+//! Notices a node that lost what it acknowledged.
 //!
-//! A leader counts an acknowledged entry toward the quorum for good. A follower that later says it does not have it
-//! (its disk lied, or somebody put an old copy of its folder back) breaks that, and openraft checks it in debug
-//! builds only: in a release build it would send the entries again as if nothing had been. So the peer network keeps
-//! the highest index each peer acknowledged to this leader; an answer below it ends replication to that peer until
-//! this process ends or the peer comes back under another storage id.
+//! A leader counts an acknowledged entry toward the quorum for good, and a vote that was given can't be given again.
+//! A node that later does not have it (its disk lied, or somebody put an old copy of its folder back) breaks that, and
+//! openraft checks it in debug builds only: in a release build it would send the entries again as if nothing had
+//! been. So every node keeps, as long as its process lives, the highest vote each other node showed and the highest
+//! index it had on its disk under that vote. Two things are done with that:
+//!
+//! - A node that starts asks the others (see `recall.rs`) and stops when it has less than they know.
+//! - A leader to whom a follower says it lacks what it acknowledged to this very leader replicates nothing to it any
+//!   more: the disk below a running process lost it, or nobody could be asked at the start.
+//!
+//! What nobody who can be asked remembers can't be noticed: when those who heard of it have been restarted since, or
+//! are away at that moment. A folder that was set back is a failure of that node, and a cluster of three bears one.
 
+use openraft::vote::RaftLeaderId;
+use ordo_storage::LeaderId;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
@@ -16,7 +26,7 @@ pub(crate) struct Fences(Arc<Mutex<ByNode>>);
 
 type ByNode = BTreeMap<(u64, Uuid), Arc<Fence>>;
 
-/// What one peer acknowledged.
+/// What one peer showed to have on its disk.
 #[derive(Debug)]
 pub(crate) struct Fence {
     node_id: u64,
@@ -25,16 +35,48 @@ pub(crate) struct Fence {
 
 #[derive(Debug, Default)]
 struct State {
-    term: u64,
-    acknowledged: u64,
+    shown: Standing,
     closed: Option<Lost>,
+}
+
+/// How far a node's log goes: an index, and the vote under which it got there. Under one vote it never shrinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Standing {
+    /// The vote.
+    pub vote: LeaderId,
+    /// The last index on the disk; 0 where nothing is known but the vote.
+    pub index: u64,
+}
+
+impl Default for Standing {
+    /// Nothing at all.
+    fn default() -> Self {
+        Self {
+            vote: LeaderId::new(0, 0),
+            index: 0,
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (index, LeaderId { term, node_id }) = (self.index, self.vote);
+        match index {
+            0 => write!(f, "a vote for node {node_id} in term {term}"),
+            _ => write!(
+                f,
+                "index {index} with a vote for node {node_id} in term {term}"
+            ),
+        }
+    }
 }
 
 /// A peer that lost acknowledged entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "node {node_id} lost entries: it acknowledged index {acknowledged} in term {term} and now has nothing that matches \
-     at {found}; nothing is replicated to it any more. Remove it, clear its data folder and add it anew"
+     at {found}; nothing is replicated to it any more. Clear its data folder and take it in anew with \
+     `ordo cluster add --replace`"
 )]
 pub(crate) struct Lost {
     node_id: u64,
@@ -65,34 +107,35 @@ impl Fence {
         self.state().closed.map_or(Ok(()), Err)
     }
 
-    /// The peer said, to the leader of `term`, that it has everything through `index`.
-    pub(crate) fn acknowledged(&self, term: u64, index: u64) {
+    /// The peer showed that it gave `vote`, and that it has everything through `index` under it.
+    pub(crate) fn has(&self, vote: LeaderId, index: u64) {
         let mut state = self.state();
-        if term > state.term {
-            state.term = term;
-            state.acknowledged = index;
-        } else if term == state.term {
-            state.acknowledged = state.acknowledged.max(index);
-        }
+        // A higher vote counts anew: the logs may have been cut for it.
+        state.shown = state.shown.max(Standing { vote, index });
     }
 
-    /// The peer said, to the leader of `term`, that its entry at `index` is not the leader's.
+    /// The most the peer ever showed.
+    pub(crate) fn shown(&self) -> Standing {
+        self.state().shown
+    }
+
+    /// The peer said, to the leader that `vote` names, that its entry at `index` is not the leader's.
     ///
     /// # Errors
     /// When it acknowledged that very entry; said once in the log.
-    pub(crate) fn conflict(&self, term: u64, index: u64) -> Result<(), Lost> {
+    pub(crate) fn conflict(&self, vote: LeaderId, index: u64) -> Result<(), Lost> {
         let mut state = self.state();
         if let Some(lost) = state.closed {
             return Err(lost);
         }
-        // In another term the acknowledgements were to another leader, whose entries may have been replaced.
-        if term != state.term || index > state.acknowledged {
+        // Under another vote the acknowledgements were to another leader, whose entries may have been replaced.
+        if vote != state.shown.vote || index > state.shown.index {
             return Ok(());
         }
         let lost = Lost {
             node_id: self.node_id,
-            term,
-            acknowledged: state.acknowledged,
+            term: vote.term,
+            acknowledged: state.shown.index,
             found: index,
         };
         state.closed = Some(lost);
@@ -109,24 +152,30 @@ impl Fence {
 
 #[cfg(test)]
 mod tests {
-    use super::Fences;
+    use super::{Fences, Standing};
+    use openraft::vote::RaftLeaderId;
+    use ordo_storage::LeaderId;
     use uuid::Uuid;
+
+    fn leader(term: u64) -> LeaderId {
+        LeaderId::new(term, 1)
+    }
 
     #[test]
     fn a_peer_that_lost_acknowledged_entries_is_closed_for_good() {
         let fences = Fences::default();
         let fence = fences.of(2, Uuid::from_u128(1));
-        fence.acknowledged(3, 10);
-        fence.acknowledged(3, 8);
+        fence.has(leader(3), 10);
+        fence.has(leader(3), 8);
         assert_eq!(
-            fence.conflict(3, 11),
+            fence.conflict(leader(3), 11),
             Ok(()),
             "one past what is acknowledged may differ"
         );
-        let lost = fence.conflict(3, 10);
+        let lost = fence.conflict(leader(3), 10);
         assert!(lost.is_err());
         assert!(fences.of(2, Uuid::from_u128(1)).check().is_err());
-        assert_eq!(fence.conflict(4, 20), lost);
+        assert_eq!(fence.conflict(leader(4), 20), lost);
         assert!(
             fences.of(2, Uuid::from_u128(5)).check().is_ok(),
             "another storage is another node"
@@ -137,11 +186,23 @@ mod tests {
     #[test]
     fn acknowledgements_to_an_earlier_leader_do_not_count() {
         let fence = Fences::default().of(2, Uuid::from_u128(1));
-        fence.acknowledged(3, 10);
-        assert_eq!(fence.conflict(4, 5), Ok(()));
-        fence.acknowledged(4, 6);
-        fence.acknowledged(3, 100);
-        assert_eq!(fence.conflict(4, 7), Ok(()));
-        assert!(fence.conflict(4, 6).is_err());
+        fence.has(leader(3), 10);
+        assert_eq!(fence.conflict(leader(4), 5), Ok(()));
+        fence.has(leader(4), 6);
+        fence.has(leader(3), 100);
+        assert_eq!(fence.conflict(leader(4), 7), Ok(()));
+        assert!(fence.conflict(leader(4), 6).is_err());
+    }
+
+    #[test]
+    fn of_two_leaders_of_one_term_the_later_one_counts() {
+        let fence = Fences::default().of(2, Uuid::from_u128(1));
+        fence.has(LeaderId::new(3, 1), 10);
+        fence.has(LeaderId::new(3, 3), 7);
+        let shown = Standing {
+            vote: LeaderId::new(3, 3),
+            index: 7,
+        };
+        assert_eq!(fence.shown(), shown);
     }
 }

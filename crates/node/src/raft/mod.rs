@@ -6,13 +6,16 @@ mod fence;
 mod handshake;
 mod network;
 mod peer_service;
+mod recall;
 mod snapshot;
 
 pub(crate) use calls::{KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, Peers, WINDOW_BYTES};
 pub(crate) use convert::bytes_of;
+pub use fence::Standing;
 pub(crate) use handshake::NodeName;
 pub(crate) use network::PeerNetwork;
 pub(crate) use peer_service::PeerService;
+pub(crate) use recall::recall;
 
 use crate::config::RaftTiming;
 use openraft::storage::RaftStateMachine;

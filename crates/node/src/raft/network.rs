@@ -2,7 +2,7 @@
 
 use super::calls::{Peers, Purpose, within};
 use super::convert;
-use super::fence::{Fence, Fences};
+use super::fence::Fence;
 use super::handshake::{NodeName, addressed};
 use super::snapshot;
 use futures_util::stream::{self, Stream, StreamExt};
@@ -16,7 +16,10 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
-use ordo_storage::{Driver, LogId, Member, Snapshot, SnapshotFolder, TypeConfig, Vote};
+use ordo_storage::log::Log;
+use ordo_storage::{
+    Driver, LeaderId, LogId, Member, Snapshot, SnapshotFolder, StateStore, TypeConfig, Vote,
+};
 use ordo_wire::internal::v1 as proto;
 use proto::peer_service_client::PeerServiceClient;
 use std::collections::BTreeMap;
@@ -39,17 +42,20 @@ type AppendResult = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>
 #[derive(Clone)]
 pub(crate) struct PeerNetwork {
     peers: Peers,
-    fences: Fences,
+    log: Log,
+    store: StateStore,
     reach: Arc<Mutex<BTreeMap<u64, Arc<Reach>>>>,
     driver: Driver,
 }
 
 impl PeerNetwork {
-    pub(crate) fn new(peers: Peers, driver: Driver) -> Self {
+    /// The network of the node whose own log and state these are.
+    pub(crate) fn new(peers: Peers, log: Log, store: StateStore, driver: Driver) -> Self {
         Self {
             peers,
+            log,
+            store,
             driver,
-            fences: Fences::default(),
             reach: Arc::default(),
         }
     }
@@ -64,7 +70,9 @@ impl PeerNetwork {
                 node_id: target,
                 storage_id: member.storage_id,
             },
-            fence: self.fences.of(target, member.storage_id),
+            fence: self.peers.fences.of(target, member.storage_id),
+            log: self.log.clone(),
+            store: self.store.clone(),
             reach: Arc::clone(
                 self.reach
                     .lock()
@@ -100,6 +108,8 @@ pub(crate) struct PeerLink {
     address: String,
     to: NodeName,
     fence: Arc<Fence>,
+    log: Log,
+    store: StateStore,
     reach: Arc<Reach>,
 }
 
@@ -162,7 +172,7 @@ impl PeerLink {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let (sent, term) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let sent = Arc::new(AtomicU64::new(0));
         // openraft waits its back-off within this stream, so a first request must be taken before anything can fail.
         let Some(first) = input.next().await else {
             return Ok(Box::pin(stream::empty()));
@@ -170,15 +180,15 @@ impl PeerLink {
         self.fence
             .check()
             .map_err(|lost| RPCError::Unreachable(Unreachable::new(&lost)))?;
+        // All requests of one stream are of one leader in one term.
+        let vote = first.vote.leader_id;
         let requests = {
-            let (sent, term) = (Arc::clone(&sent), Arc::clone(&term));
+            let (sent, log) = (Arc::clone(&sent), self.log.clone());
             stream::once(async { first })
                 .chain(input)
                 .map(move |request| {
-                    // All requests of one stream are of one leader in one term.
-                    term.store(request.vote.leader_id.term, Ordering::Release);
                     sent.fetch_add(1, Ordering::AcqRel);
-                    convert::append_to_proto(request)
+                    convert::append_to_proto(request, log.last_synced_index().unwrap_or(0))
                 })
         };
         let mut client = self.client()?;
@@ -199,7 +209,7 @@ impl PeerLink {
             answers,
             sent,
             received: 0,
-            term,
+            vote,
             fence: Arc::clone(&self.fence),
             reach: Arc::clone(&self.reach),
             to: self.to,
@@ -224,7 +234,7 @@ struct Session {
     answers: Streaming<proto::AppendResponse>,
     sent: Arc<AtomicU64>,
     received: u64,
-    term: Arc<AtomicU64>,
+    vote: LeaderId,
     fence: Arc<Fence>,
     reach: Arc<Reach>,
     to: NodeName,
@@ -278,12 +288,11 @@ impl Session {
 
     /// Notes what the follower acknowledged, and ends the stream to one that lost some of it.
     fn fenced(&self, result: StreamAppendResult<TypeConfig>) -> AppendResult {
-        let term = self.term.load(Ordering::Acquire);
         match &result {
-            Ok(Some(LogId { index, .. })) => self.fence.acknowledged(term, *index),
+            Ok(Some(LogId { index, .. })) => self.fence.has(self.vote, *index),
             Err(StreamAppendError::Conflict(at)) => {
                 self.fence
-                    .conflict(term, at.index)
+                    .conflict(self.vote, at.index)
                     .map_err(|lost| RPCError::Unreachable(Unreachable::new(&lost)))?;
             }
             Ok(None) | Err(StreamAppendError::HigherVote(_)) => {}
@@ -337,7 +346,12 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
         let answer = within(option.soft_ttl(), client.vote(request))
             .await
             .map_err(|status| self.failed(&status))?;
-        convert::vote_response(answer.into_inner()).map_err(|error| self.failed(&error.into()))
+        let answer = convert::vote_response(answer.into_inner())
+            .map_err(|error| self.failed(&error.into()))?;
+        if answer.vote_granted {
+            self.fence.has(rpc.vote.leader_id, 0);
+        }
+        Ok(answer)
     }
 
     async fn pre_vote(
@@ -393,7 +407,8 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
             .check()
             .map_err(|lost| StreamingError::Unreachable(Unreachable::new(&lost)))?;
         let head = convert::snapshot_head(&vote, &snapshot.meta);
-        let (parts, progress) = snapshot::send(snapshot.snapshot, head, self.driver);
+        let (parts, progress) =
+            snapshot::send(self.store.clone(), snapshot.snapshot, head, self.driver);
         let (mut client, request) = (self.client()?, self.request(parts)?);
         let call = client.install_snapshot(request);
         let answer = tokio::select! {
@@ -404,7 +419,7 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
         };
         let answer = answer.map_err(|status| StreamingError::from(self.failed(&status)))?;
         if let Some(last) = &snapshot.meta.last_log_id {
-            self.fence.acknowledged(vote.leader_id.term, last.index);
+            self.fence.has(vote.leader_id, last.index);
         }
         let vote =
             convert::vote(answer.into_inner().vote).map_err(|error| self.failed(&error.into()))?;

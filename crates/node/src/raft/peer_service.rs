@@ -1,6 +1,7 @@
 //! What this node answers the others.
 
 use super::calls::MESSAGE_BYTES_MAX;
+use super::fence::Fences;
 use super::handshake::{self, NodeName, check, check_candidate};
 use super::snapshot::Receiving;
 use super::{Machine, RaftOf, convert};
@@ -24,6 +25,7 @@ const SNAPSHOT_SILENCE: Duration = Duration::from_secs(30);
 pub(crate) struct PeerService<SM: Machine> {
     raft: RaftOf<SM>,
     identity: Arc<Identity>,
+    fences: Fences,
     store: StateStore,
     public: String,
     installing: Arc<Mutex<()>>,
@@ -36,12 +38,14 @@ impl<SM: Machine> PeerService<SM> {
     pub(crate) fn server(
         raft: RaftOf<SM>,
         identity: Arc<Identity>,
+        fences: Fences,
         store: StateStore,
         public: String,
     ) -> PeerServiceServer<Self> {
         PeerServiceServer::new(Self {
             raft,
             identity,
+            fences,
             store,
             public,
             installing: Arc::default(),
@@ -64,7 +68,7 @@ impl<SM: Machine> PeerService<SM> {
 
     /// Checks a candidate's call. An append or a snapshot comes from a leader, whom a quorum checked so; there, only
     /// the cluster and the addressee are looked at, since a node that missed a membership change can't know better.
-    fn candidate<T>(&self, request: &Request<T>) -> Result<(), Status> {
+    fn candidate<T>(&self, request: &Request<T>) -> Result<NodeName, Status> {
         let from = self.check(request)?;
         check_candidate(from, &handshake::membership(&self.raft)).inspect_err(|status| {
             tracing::warn!(
@@ -72,7 +76,8 @@ impl<SM: Machine> PeerService<SM> {
                 "a candidate was refused: {}",
                 status.message()
             )
-        })
+        })?;
+        Ok(from)
     }
 
     async fn receive(
@@ -135,9 +140,11 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
         &self,
         request: Request<Streaming<proto::AppendRequest>>,
     ) -> Result<Response<AppendStream>, Status> {
-        self.check(&request)?;
+        let from = self.check(&request)?;
+        let fence = self.fences.of(from.node_id, from.storage_id);
+        let requests = (request.into_inner(), fence);
         // A broken or malformed request ends what openraft reads; what it took before is still answered.
-        let requests = stream::unfold(request.into_inner(), |mut requests| async move {
+        let requests = stream::unfold(requests, |(mut requests, fence)| async move {
             let request = match requests.message().await {
                 Ok(request) => request?,
                 Err(status) => {
@@ -145,8 +152,12 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
                     return None;
                 }
             };
+            let synced = request.leader_synced;
             match convert::append(request) {
-                Ok(request) => Some((request, requests)),
+                Ok(request) => {
+                    fence.has(request.vote.leader_id, synced);
+                    Some((request, (requests, fence)))
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a leader sent what means nothing");
                     None
@@ -167,12 +178,12 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
         &self,
         request: Request<proto::VoteRequest>,
     ) -> Result<Response<proto::VoteResponse>, Status> {
-        self.candidate(&request)?;
-        let answer = self
-            .raft
-            .vote(convert::vote_request(request.into_inner())?)
-            .await
-            .map_err(stopped)?;
+        let from = self.candidate(&request)?;
+        let request = convert::vote_request(request.into_inner())?;
+        // A candidate saves its vote for itself before it asks for others.
+        let fence = self.fences.of(from.node_id, from.storage_id);
+        fence.has(request.vote.leader_id, 0);
+        let answer = self.raft.vote(request).await.map_err(stopped)?;
         Ok(Response::new(convert::vote_response_to_proto(&answer)))
     }
 
@@ -281,5 +292,18 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
             }
             Err(error) => Err(Status::internal(error.to_string())),
         }
+    }
+
+    async fn recall(
+        &self,
+        request: Request<proto::RecallRequest>,
+    ) -> Result<Response<proto::RecallResponse>, Status> {
+        let from = self.check(&request)?;
+        let shown = self.fences.of(from.node_id, from.storage_id).shown();
+        Ok(Response::new(proto::RecallResponse {
+            term: shown.vote.term,
+            node_id: shown.vote.node_id,
+            index: shown.index,
+        }))
     }
 }

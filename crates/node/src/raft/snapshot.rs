@@ -43,8 +43,9 @@ impl Progress {
     }
 }
 
-/// The parts of a snapshot. When a file can't be read they end early, and the receiver refuses them.
+/// The parts of a snapshot of `store`. When a file can't be read they end early, and the receiver refuses them.
 pub(crate) fn send(
+    store: StateStore,
     folder: SnapshotFolder,
     head: proto::SnapshotHead,
     driver: Driver,
@@ -57,6 +58,9 @@ pub(crate) fn send(
     };
     driver.spawn("snapshot-send", async move {
         if let Err(error) = sending.run(&folder, head).await {
+            if let SendError::Store(error) = &error {
+                store.snapshot_unreadable(error);
+            }
             // A newer snapshot may have taken its place; openraft tries again.
             tracing::warn!(%error, folder = %folder.path.display(), "the snapshot was not sent to its end");
         }

@@ -133,6 +133,7 @@ pub(super) async fn spawn(
     let service = PeerService::server(
         context.raft.clone(),
         Arc::clone(&context.identity),
+        context.peers.fences.clone(),
         context.store.clone(),
         context.config.public_address(),
     );

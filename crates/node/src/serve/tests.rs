@@ -385,7 +385,7 @@ async fn a_node_that_lost_its_folder_has_no_say_until_it_is_added_anew() {
     let admin = cluster.nodes[&leader].context().cluster.clone();
     let written = cluster.write(leader).await;
     let refusal = admin
-        .add(cluster.peers[wiped as usize - 1].clone())
+        .add(cluster.peers[wiped as usize - 1].clone(), false)
         .await
         .unwrap_err();
     assert!(refusal.text.contains("is a member already"), "{refusal:?}");
@@ -419,8 +419,8 @@ async fn a_node_that_lost_its_folder_has_no_say_until_it_is_added_anew() {
         public: String::new(),
         ..cluster.peers[wiped as usize - 1].clone()
     };
-    admin.add(node.clone()).await.unwrap();
-    admin.add(node).await.unwrap();
+    admin.add(node.clone(), false).await.unwrap();
+    admin.add(node, false).await.unwrap();
     assert_eq!(
         admin.transfer(Some(wiped)).await.unwrap_err().reason,
         Reason::Membership,

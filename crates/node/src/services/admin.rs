@@ -230,6 +230,7 @@ impl AdminService for Admin {
             node_id,
             peer_address,
             public_address,
+            replace,
         } = request.into_inner();
         check_node_id(node_id)?;
         if peer_address.is_empty() {
@@ -247,7 +248,7 @@ impl AdminService for Admin {
         respond(
             self.context
                 .cluster
-                .add(node)
+                .add(node, replace)
                 .await
                 .map(|()| v1::AddNodeResponse {}),
         )
