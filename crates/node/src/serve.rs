@@ -1,6 +1,7 @@
 //! A whole node: opened, served, watched and stopped.
 
 mod compact;
+mod descriptors;
 mod servers;
 mod stop;
 #[cfg(test)]

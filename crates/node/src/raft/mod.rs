@@ -8,7 +8,7 @@ mod network;
 mod peer_service;
 mod snapshot;
 
-pub(crate) use calls::{KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, Peers, WINDOW_BYTES};
+pub(crate) use calls::{KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, MESSAGE_BYTES_MAX, Peers, WINDOW_BYTES};
 pub(crate) use convert::bytes_of;
 pub(crate) use handshake::NodeName;
 pub(crate) use network::PeerNetwork;
