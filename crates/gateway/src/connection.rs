@@ -4,11 +4,12 @@
 //! frames are not), and must notice that a peer is gone while a reply to it is being delayed.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::mllp::{FrameError, MllpCodec, MllpError};
@@ -26,8 +27,8 @@ const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
     /// No frame began in time.
-    #[error("nothing was received for {0:?}")]
-    Idle(Duration),
+    #[error("nothing was received for too long")]
+    Idle,
     /// A frame began and did not end in time.
     #[error("the MLLP frame did not end within {0:?} of its beginning")]
     Slow(Duration),
@@ -97,13 +98,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// The next frame; `None` where the peer has ended its side between frames. Loses nothing when dropped.
     ///
-    /// `idle` bounds the wait for a frame's beginning, `frame` the time from there to its end.
+    /// `idle` ends the wait for a frame's beginning, `frame` bounds the time from there to its end.
     pub(crate) async fn read(
         &mut self,
-        idle: Duration,
+        idle: impl Future<Output = ()>,
         frame: Duration,
     ) -> Result<Option<Bytes>, ReadError> {
-        let idle_at = Instant::now() + idle;
+        let mut idle = pin!(idle);
         loop {
             let found = if self.ended {
                 return Ok(self.codec.decode_eof(&mut self.buffer)?);
@@ -114,16 +115,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.begun = None;
                 return Ok(found);
             }
-            let (limit, slow) = if self.buffer.is_empty() {
-                (idle_at, ReadError::Idle(idle))
-            } else {
-                let begun = *self.begun.get_or_insert_with(Instant::now);
-                (begun + frame, ReadError::Slow(frame))
-            };
+            let idles = self.buffer.is_empty();
+            if !idles {
+                self.begun.get_or_insert_with(Instant::now);
+            }
+            let slow = self.begun.map(|begun| begun + frame);
             self.buffer.reserve(READ_BYTES);
-            match timeout_at(limit, self.stream.read_buf(&mut self.buffer)).await {
-                Ok(read) => self.ended = read? == 0,
-                Err(_) => return Err(slow),
+            let read = self.stream.read_buf(&mut self.buffer);
+            tokio::select! {
+                biased;
+                read = read => self.ended = read? == 0,
+                () = &mut idle, if idles => return Err(ReadError::Idle),
+                () = sleep_until(slow.unwrap_or_else(Instant::now)), if !idles => return Err(ReadError::Slow(frame)),
             }
         }
     }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use ordo_client::{Cluster, Consumer, Producer};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{ConfigErrors, GatewayConfig, ListenConfig};
-use crate::inbound::{Inbound, Intake, Lane, ReplyIds};
+use crate::inbound::{Inbound, Intake, Lane, ReplyIds, Warnings};
 use crate::outbound::Outbound;
 
 /// The name under which people see a gateway's consumer.
@@ -91,6 +92,8 @@ impl Gateway {
                 limits: config.inbound.clone(),
                 intake: Intake::new(lane, gateway.tasks.clone(), gateway.abort.clone()),
                 reply_ids: Arc::clone(&reply_ids),
+                turned_away: watch::Sender::new(None),
+                warnings: Warnings::default(),
                 stop: gateway.stop.clone(),
                 abort: gateway.abort.clone(),
                 tasks: gateway.tasks.clone(),

@@ -17,21 +17,22 @@
 //!
 //! # What ends a connection
 //! Framing errors (after one error reply, where the broken frame's header is whole), a frame that does not end in time,
-//! idleness, a peer that does not take its reply, too many connections. What is framed well and is no HL7 message is
+//! idleness (an hour, or 10 s while others are turned away), a peer that does not take its reply, too many
+//! connections. What is framed well and is no HL7 message is
 //! rejected and the connection goes on.
 
 mod intake;
 mod replies;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -48,12 +49,23 @@ use crate::time::Hl7Time;
 /// The pause after `accept` failed. Descriptors come back as connections end, not by asking at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A connection on which no frame has begun for so long is closed when there is no room for another: whoever connects
+/// and says nothing can't keep the others out.
+const IDLE_WHEN_FULL: Duration = Duration::from_secs(10);
+/// Warnings about what peers do that are logged in a [`WARNINGS_PERIOD`], of each listener. A flood is told by its
+/// beginning and its number.
+const WARNINGS_MAX: u32 = 20;
+const WARNINGS_PERIOD: Duration = Duration::from_secs(10);
+
 /// Everything the connections of one listening address share.
 pub(crate) struct Inbound<K> {
     pub(crate) interface: String,
     pub(crate) limits: InboundConfig,
     pub(crate) intake: Intake<K>,
     pub(crate) reply_ids: Arc<ReplyIds>,
+    /// When a connection was closed last because there was no room.
+    pub(crate) turned_away: watch::Sender<Option<Instant>>,
+    pub(crate) warnings: Warnings,
     /// No new connection, no new frame.
     pub(crate) stop: CancellationToken,
     /// Waits no longer for anything.
@@ -73,12 +85,51 @@ fn identify(payload: &[u8]) -> Result<Identified<'_>, MshError> {
     Ok(Identified { msh, id })
 }
 
+/// Keeps floods out of the logs.
+#[derive(Default)]
+pub(crate) struct Warnings(Mutex<Told>);
+
+#[derive(Default)]
+struct Told {
+    since: Option<Instant>,
+    told: u32,
+    left_out: u64,
+}
+
+impl Warnings {
+    /// Whether one more may be logged; says how many were not, when a period is over.
+    fn may_warn(&self, interface: &str) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told
+            .since
+            .is_none_or(|since| since.elapsed() >= WARNINGS_PERIOD)
+        {
+            let left_out = told.left_out;
+            *told = Told {
+                since: Some(Instant::now()),
+                ..Told::default()
+            };
+            if left_out > 0 {
+                tracing::warn!(
+                    interface,
+                    left_out,
+                    "warnings about MLLP peers were left out"
+                );
+            }
+        }
+        let may = told.told < WARNINGS_MAX;
+        match may {
+            true => told.told += 1,
+            false => told.left_out += 1,
+        }
+        may
+    }
+}
+
 impl<K: Sink> Inbound<K> {
     /// Accepts connections until it is stopped.
     pub(crate) async fn listen(self: Arc<Self>, listener: TcpListener) {
         let room = Arc::new(Semaphore::new(self.limits.connections));
-        // Told once, not for each of a flood.
-        let mut told_full = false;
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -93,13 +144,13 @@ impl<K: Sink> Inbound<K> {
                 }
             };
             let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-                if !std::mem::replace(&mut told_full, true) {
+                self.turned_away.send_replace(Some(Instant::now()));
+                if self.warnings.may_warn(&self.interface) {
                     let limit = self.limits.connections;
-                    tracing::warn!(interface = self.interface, %peer, limit, "MLLP connections are at their limit: more are closed at once");
+                    tracing::warn!(interface = self.interface, %peer, limit, "MLLP connections are at their limit: another was closed at once");
                 }
                 continue;
             };
-            told_full = false;
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(interface = self.interface, %peer, %error, "TCP_NODELAY could not be set");
             }
@@ -129,7 +180,7 @@ impl<K: Sink> Inbound<K> {
             let read = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                read = connection.read(self.limits.idle, self.limits.frame) => read,
+                read = connection.read(self.idle(), self.limits.frame) => read,
             };
             let payload = match read {
                 Ok(Some(payload)) => payload,
@@ -157,6 +208,18 @@ impl<K: Sink> Inbound<K> {
         }
         tracing::debug!(interface, %peer, "MLLP connection ends");
         connection.close().await;
+    }
+
+    /// Waits until a connection has been idle for too long.
+    async fn idle(&self) {
+        let begun = Instant::now();
+        let mut turned_away = self.turned_away.subscribe();
+        let crowded =
+            turned_away.wait_for(|last| last.is_some_and(|last| last >= begun + IDLE_WHEN_FULL));
+        tokio::select! {
+            () = sleep(self.limits.idle) => {}
+            _ = crowded => {}
+        }
     }
 
     /// What became of a message, and its sequence where it was accepted.
@@ -191,12 +254,14 @@ impl<K: Sink> Inbound<K> {
     {
         let interface = self.interface.as_str();
         match error {
-            ReadError::Idle(_) | ReadError::Io(_) => {
+            ReadError::Idle | ReadError::Io(_) => {
                 tracing::debug!(interface, %peer, %error, "MLLP connection ends");
                 connection.close().await;
             }
             ReadError::Slow(_) | ReadError::Frame(_) => {
-                tracing::warn!(interface, %peer, %error, "MLLP connection is closed");
+                if self.warnings.may_warn(interface) {
+                    tracing::warn!(interface, %peer, %error, "MLLP connection is closed");
+                }
                 let reply = connection.broken_frame().and_then(|broken| {
                     let msh = identify(&broken).ok()?.msh;
                     let (time, id) = (Hl7Time::now(), self.reply_ids.next());
@@ -217,18 +282,19 @@ impl<K: Sink> Inbound<K> {
         let interface = self.interface.as_str();
         match outcome {
             Outcome::Accepted => tracing::debug!(interface, %peer, sequence, "accepted"),
-            Outcome::Failed(refusal) => {
+            Outcome::Failed(refusal) if self.warnings.may_warn(interface) => {
                 tracing::warn!(interface, %peer, reason = refusal.text, "a message was answered with an error");
             }
-            Outcome::Rejected(refusal) => {
+            Outcome::Rejected(refusal) if self.warnings.may_warn(interface) => {
                 tracing::warn!(interface, %peer, reason = refusal.text, "a message was rejected");
             }
+            Outcome::Failed(_) | Outcome::Rejected(_) => {}
         }
     }
 
     fn log_unwritten(&self, peer: &dyn fmt::Display, error: &WriteError) {
         // The sender has no reply and sends again.
-        tracing::info!(interface = self.interface, %peer, %error, "a reply was not taken");
+        tracing::debug!(interface = self.interface, %peer, %error, "a reply was not taken");
     }
 }
 

@@ -6,9 +6,13 @@
 
 use crate::leader::FixedMap;
 use ordo_core::{Interface, InterfaceConfig, InterfaceId};
+use ordo_wire::status::Failure;
 use ordo_wire::v1::Reason;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// Subscriptions of all consumers at once: some 50 MB of memory, and ten times the interfaces of a large cluster.
+const SUBSCRIPTIONS_MAX: usize = 100_000;
 
 /// Views of the interfaces that clients use, and the node's own limits.
 pub struct Admission {
@@ -18,6 +22,7 @@ pub struct Admission {
     bytes_max: u64,
     /// Why the node takes nothing more, when memory or disk run out.
     full: Mutex<Option<String>>,
+    subscriptions: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -69,6 +74,7 @@ impl Admission {
             bytes: AtomicU64::new(0),
             bytes_max,
             full: Mutex::new(None),
+            subscriptions: AtomicUsize::new(0),
         })
     }
 
@@ -276,6 +282,50 @@ impl Drop for Room {
     }
 }
 
+/// One stream's part of the subscriptions that a node has room for; given back when it is dropped.
+pub(crate) struct SubscriptionRoom {
+    admission: Arc<Admission>,
+    taken: usize,
+}
+
+impl SubscriptionRoom {
+    pub(crate) fn new(admission: &Arc<Admission>) -> Self {
+        Self {
+            admission: Arc::clone(admission),
+            taken: 0,
+        }
+    }
+
+    /// Takes room for one more. A stream may have as many as are still free, so that the others have some left.
+    pub(crate) fn take(&mut self) -> Result<(), Failure> {
+        let before = self.admission.subscriptions.fetch_add(1, Ordering::AcqRel);
+        if self.taken < SUBSCRIPTIONS_MAX.saturating_sub(before) {
+            self.taken += 1;
+            return Ok(());
+        }
+        self.admission.subscriptions.fetch_sub(1, Ordering::AcqRel);
+        let text = format!(
+            "the node has {before} of {SUBSCRIPTIONS_MAX} subscriptions, {} of them on this stream",
+            self.taken
+        );
+        Err(Failure::new(Reason::NodeFull, text))
+    }
+
+    /// One is over.
+    pub(crate) fn give_back(&mut self) {
+        self.taken -= 1;
+        self.admission.subscriptions.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for SubscriptionRoom {
+    fn drop(&mut self) {
+        self.admission
+            .subscriptions
+            .fetch_sub(self.taken, Ordering::AcqRel);
+    }
+}
+
 fn node_full(text: String) -> Transient {
     Transient {
         reason: Reason::NodeFull,
@@ -360,6 +410,23 @@ mod tests {
         drop(room);
         assert_eq!(admission.bytes(), 0);
         assert_eq!(view.in_flight.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn one_stream_cannot_take_all_subscriptions() {
+        let admission = Admission::new(1_000);
+        let mut loud = SubscriptionRoom::new(&admission);
+        while loud.take().is_ok() {}
+        assert_eq!(loud.taken, SUBSCRIPTIONS_MAX / 2);
+        let mut quiet = SubscriptionRoom::new(&admission);
+        quiet.take().unwrap();
+        assert_eq!(
+            loud.take().map_err(|failure| failure.reason),
+            Err(Reason::NodeFull)
+        );
+        quiet.give_back();
+        drop((loud, quiet));
+        assert_eq!(admission.subscriptions.load(Ordering::Relaxed), 0);
     }
 
     #[test]

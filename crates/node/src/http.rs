@@ -9,8 +9,22 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use futures_util::{Stream, StreamExt};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
+use tower::ServiceExt;
+
+/// How long a request's head may take to come, counted from the connection's beginning or the answer before: so it
+/// bounds idle connections, too. `axum::serve` would wait for ever.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// What a request's head may take, in bytes, and how many headers it may have.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+const HEADERS_MAX: usize = 64;
 
 /// What the pages are made from.
 pub(crate) trait Pages: Send + Sync + 'static {
@@ -48,28 +62,38 @@ async fn show_ready<P: Pages>(State(site): State<Arc<Site<P>>>) -> impl IntoResp
     }
 }
 
-/// Accepted connections, as axum wants them.
-pub(crate) struct Connections<S>(pub(crate) S);
-
-impl<S> axum::serve::Listener for Connections<S>
+/// Serves `router` on what comes in until `closing` is there; then answers the requests that have begun.
+pub(crate) async fn serve<S>(incoming: S, router: Router, closing: impl Future<Output = ()>)
 where
-    S: Stream<Item = io::Result<Connection>> + Send + Unpin + 'static,
+    S: Stream<Item = io::Result<Connection>> + Unpin,
 {
-    type Io = Connection;
-    type Addr = ();
-
-    async fn accept(&mut self) -> (Connection, ()) {
-        loop {
-            match self.0.next().await {
-                Some(Ok(connection)) => return (connection, ()),
-                Some(Err(error)) => tracing::warn!(%error, "cannot accept a connection"),
-                // Nothing comes in any more: the server ends by its own signal.
-                None => std::future::pending::<()>().await,
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX);
+    let graceful = GracefulShutdown::new();
+    let closing = pin!(closing);
+    let mut incoming = incoming.take_until(closing);
+    while let Some(Ok(connection)) = incoming.next().await {
+        let activity = Arc::clone(&connection.remote().activity);
+        let router = router.clone().map_request(move |request| {
+            // A request counts as a moment only: none of these pages takes long.
+            activity.begin();
+            activity.end();
+            request
+        });
+        let served =
+            builder.serve_connection(TokioIo::new(connection), TowerToHyperService::new(router));
+        let served = graceful.watch(served.into_owned());
+        tokio::spawn(async move {
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "an HTTP connection broke");
             }
-        }
+        });
     }
-
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
-    }
+    drop(incoming);
+    graceful.shutdown().await;
 }

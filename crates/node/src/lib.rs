@@ -11,6 +11,7 @@ pub mod context;
 pub mod error;
 mod http;
 pub mod identity;
+mod inlet;
 pub mod leader;
 pub mod membership;
 pub mod metrics;

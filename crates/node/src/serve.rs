@@ -1,6 +1,7 @@
 //! A whole node: opened, served, watched and stopped.
 
 mod compact;
+mod descriptors;
 mod home;
 mod servers;
 mod stop;

@@ -10,10 +10,10 @@ mod work;
 
 use crate::admission::InterfaceView;
 use crate::context::Context;
-use crate::leader::SessionId;
-use crate::proposer::{ProposeError, RunId, Standing};
+use crate::leader::{Event, SessionId};
+use crate::proposer::{ProposeError, RunId, Standing, headers_weight};
 use openraft::async_runtime::WatchReceiver;
-use ordo_core::limits::{HEADER_BYTES_MAX, HEADERS_MAX, REASON_BYTES_MAX};
+use ordo_core::limits::{HEADER_BYTES_MAX, HEADERS_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX};
 use ordo_core::{Interface, InterfaceId, State};
 use ordo_wire::status::Failure;
 use ordo_wire::v1::admin_service_server::AdminServiceServer;
@@ -24,18 +24,32 @@ use ordo_wire::v1::{Header, Reason};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::service::Routes;
 use uuid::Uuid;
 
-/// Bytes of one frame that a client may send.
+/// Bytes of one frame of messages or reports that a client may send, and of one frame to a client: a payload of the
+/// largest size there is, and others beside it.
 pub const FRAME_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Bytes of bodies after which a frame to a client ends.
-const FRAME_BYTES: usize = 1024 * 1024;
+/// Bytes of one frame of a consumer's: it carries no payloads.
+pub(crate) const ANSWERS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of the request of any other call: an interface's configuration is the largest.
+pub(crate) const CALL_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of bodies after which a frame to a client ends. What one client leaves unread is a few times this.
+const FRAME_BYTES: usize = 256 * 1024;
 /// Items after which a frame to a client ends.
 const FRAME_ITEMS: usize = 1_024;
 /// Frames to a client that wait for the network.
-const FRAMES_WAITING: usize = 4;
+const FRAMES_WAITING: usize = 2;
+/// Results put into one response; while so many wait for the client no frame is read.
+const RESULTS: usize = 8_192;
+/// How long what is for a client waits for it to read. Then its stream ends, and what it held is given to others.
+const READ_WITHIN: Duration = Duration::from_secs(30);
+/// Events of one stream after which it waits for the machine to come to them.
+const EVENTS_AHEAD: usize = 64;
+/// Leases that are extended count as one event.
+const HOLDS_PER_EVENT: usize = 64;
 /// How long a call waits for a leader that has just been elected to open.
 const OPENS_WITHIN: Duration = Duration::from_secs(1);
 /// How long a stream that has to end waits for what it has proposed.
@@ -48,10 +62,34 @@ pub fn router(context: Arc<Context>) -> Routes {
     let work = WorkServiceServer::new(work::Work::new(Arc::clone(&context)));
     let delivery = DeliveryServiceServer::new(delivery::Deliver::new(Arc::clone(&context)));
     let admin = AdminServiceServer::new(admin::Admin::new(context));
-    Routes::new(ingest.max_decoding_message_size(FRAME_BYTES_MAX))
-        .add_service(work.max_decoding_message_size(FRAME_BYTES_MAX))
-        .add_service(delivery.max_decoding_message_size(FRAME_BYTES_MAX))
-        .add_service(admin.max_decoding_message_size(FRAME_BYTES_MAX))
+    let ingest = ingest.max_decoding_message_size(FRAME_BYTES_MAX);
+    let work = work.max_decoding_message_size(FRAME_BYTES_MAX);
+    let delivery = delivery.max_decoding_message_size(ANSWERS_BYTES_MAX);
+    let admin = admin.max_decoding_message_size(CALL_BYTES_MAX);
+    Routes::new(ingest.max_encoding_message_size(FRAME_BYTES_MAX))
+        .add_service(work.max_encoding_message_size(FRAME_BYTES_MAX))
+        .add_service(delivery.max_encoding_message_size(FRAME_BYTES_MAX))
+        .add_service(admin.max_encoding_message_size(FRAME_BYTES_MAX))
+}
+
+/// A name as a client gave it, for a text: not longer than a name may be, since texts are copied and logged.
+fn quoted(name: &str) -> String {
+    let end = name.floor_char_boundary(NAME_BYTES_MAX);
+    format!("{:?}", &name[..end])
+}
+
+/// The client does not read.
+fn unread(patience: Duration) -> Failure {
+    let text = format!(
+        "what is for the client waited {} s to be read: reconnect, and send again what has no answer",
+        patience.as_secs_f64()
+    );
+    Failure::new(Reason::Superseded, text)
+}
+
+/// Bytes that a body takes in a frame.
+fn body_bytes(body: &ordo_storage::Body) -> usize {
+    body.payload.len() + headers_weight(&body.headers)
 }
 
 /// That another node leads, and which.
@@ -204,12 +242,23 @@ async fn end<T>(responses: &mpsc::Sender<Result<T, Status>>, failure: &Failure) 
     let _ = tokio::time::timeout(ENDS_WITHIN, told).await;
 }
 
+/// Ends a stream that can't be read on: the client is gone, or sent what is no frame, and hears what was wrong with it.
+async fn broken<T>(responses: &mpsc::Sender<Result<T, Status>>, status: Status) {
+    tracing::debug!(code = ?status.code(), "a client's stream broke");
+    let told = responses.send(Err(status));
+    let _ = tokio::time::timeout(ENDS_WITHIN, told).await;
+}
+
 /// What every stream has.
 struct Stream {
     context: Arc<Context>,
     session: SessionId,
     standing: watch::Receiver<Standing>,
     run: RunId,
+    /// Events sent since the machine was last waited for.
+    ahead: usize,
+    /// Since when something waits for the client to read.
+    unread_since: Option<Instant>,
 }
 
 impl Stream {
@@ -221,7 +270,31 @@ impl Stream {
             session: SessionId::next(),
             standing,
             run,
+            ahead: 0,
+            unread_since: None,
         })
+    }
+
+    /// Puts an event in the machine's queue, which has no bound of its own: now and then waits until the machine has
+    /// come to it, so that no client fills the queue faster than it is emptied. `size` is 1 for all but long events.
+    async fn tell(&mut self, event: Event, size: usize) -> Result<(), Failure> {
+        self.context.machine.send(event);
+        self.ahead += size;
+        if self.ahead < EVENTS_AHEAD {
+            return Ok(());
+        }
+        self.ahead = 0;
+        let reached = self.context.machine.query(|_| ()).await;
+        reached.map_err(|_| stopped(&self.context))
+    }
+
+    /// When the client has to have read something, while something `waits` for it. What was written resets
+    /// `unread_since`.
+    fn read_by(&mut self, waits: bool) -> Instant {
+        if !waits {
+            self.unread_since = None;
+        }
+        *self.unread_since.get_or_insert_with(Instant::now) + READ_WITHIN
     }
 
     /// Waits until this node no longer leads in the stream's term.

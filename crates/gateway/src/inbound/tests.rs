@@ -101,6 +101,8 @@ impl Bench {
             limits,
             intake: Intake::new(sink, tasks.clone(), abort.clone()),
             reply_ids: Arc::new(ReplyIds::new()),
+            turned_away: watch::Sender::new(None),
+            warnings: Warnings::default(),
             stop: CancellationToken::new(),
             abort,
             tasks,

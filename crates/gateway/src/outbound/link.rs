@@ -224,7 +224,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 
     /// Loses nothing when dropped. Its callers bound it.
     async fn read(&mut self) -> Result<Option<Bytes>, ReadError> {
-        self.connection.read(UNBOUNDED, UNBOUNDED).await
+        self.connection
+            .read(std::future::pending(), UNBOUNDED)
+            .await
     }
 
     /// Whether it is the reply to a message whose silence was taken for consent. Then it is not waited for any more.

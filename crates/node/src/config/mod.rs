@@ -53,7 +53,9 @@ pub struct PeerConfig {
 /// What a node may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Client connections at once.
+    /// Client connections at once; fewer where the limit of file descriptors leaves no room for so many. Twice as many
+    /// calls and streams are served in all. One connection holds 2 MiB at most that nobody has read, and a stream 1.5
+    /// MiB, or three payloads, that its client does not read.
     pub connections: u32,
     /// gRPC streams and calls at once on one connection.
     pub streams_per_connection: u32,

@@ -9,7 +9,7 @@ mod peer_service;
 mod recall;
 mod snapshot;
 
-pub(crate) use calls::{KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, Peers, WINDOW_BYTES};
+pub(crate) use calls::{KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, MESSAGE_BYTES_MAX, Peers, WINDOW_BYTES};
 pub(crate) use convert::bytes_of;
 pub use fence::Standing;
 pub(crate) use handshake::NodeName;

@@ -6,6 +6,7 @@ use super::handshake::{self, NodeName, check, check_candidate};
 use super::snapshot::Receiving;
 use super::{Machine, RaftOf, convert};
 use crate::identity::{Identity, IdentityError};
+use crate::net::Told;
 use futures_util::{Stream, StreamExt, stream};
 use ordo_storage::StateStore;
 use ordo_wire::internal::v1 as proto;
@@ -29,8 +30,9 @@ pub(crate) struct PeerService<SM: Machine> {
     store: StateStore,
     public: String,
     installing: Arc<Mutex<()>>,
-    /// The refusal that was logged last: a node that is refused calls again and again.
-    refused: std::sync::Mutex<String>,
+    /// The refusal that was logged last: a node that is refused calls again and again, and a stranger may say
+    /// something else each time.
+    refused: std::sync::Mutex<(String, Told)>,
 }
 
 impl<SM: Machine> PeerService<SM> {
@@ -58,9 +60,10 @@ impl<SM: Machine> PeerService<SM> {
     /// Checks who calls whom. What is refused is a person's business: data of another cluster, or a node set up anew.
     fn check<T>(&self, request: &Request<T>) -> Result<NodeName, Status> {
         check(request.metadata(), &self.identity).inspect_err(|status| {
-            let mut last = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-            if *last != status.message() {
-                status.message().clone_into(&mut last);
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            let (last, told) = &mut *refused;
+            if last != status.message() && told.may_tell() {
+                status.message().clone_into(last);
                 tracing::error!("a node's call was refused: {}", status.message());
             }
         })

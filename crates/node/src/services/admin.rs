@@ -5,7 +5,7 @@ mod explain;
 mod interfaces;
 mod messages;
 
-use super::{failed, lead, not_leader, stopped};
+use super::{failed, lead, not_leader, quoted, stopped};
 use crate::config::PeerConfig;
 use crate::context::Context;
 use crate::leader::{Event, Glance};
@@ -116,7 +116,7 @@ impl Admin {
 fn unknown_interface(name: &str) -> Failure {
     Failure::new(
         Reason::UnknownInterface,
-        format!("interface {name:?} is unknown"),
+        format!("interface {} is unknown", quoted(name)),
     )
 }
 

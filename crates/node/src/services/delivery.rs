@@ -3,7 +3,11 @@
 mod answer;
 
 use super::outstanding::Outstanding;
-use super::{FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, Stream, bytes_of, end, failed, uuid_of};
+use super::{
+    FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, READ_WITHIN, RESULTS, Stream, body_bytes, broken,
+    bytes_of, end, failed, unread, uuid_of,
+};
+use crate::admission::SubscriptionRoom;
 use crate::context::Context;
 use crate::leader::{
     Content, DeliverPush, Delivery, Event, Heard, SubscribeEvent, SubscriptionKey,
@@ -54,6 +58,7 @@ impl DeliveryService for Deliver {
         let (responses, receiver) = mpsc::channel(FRAMES_WAITING);
         let (push, pushes) = mpsc::unbounded_channel();
         let pump = Pump {
+            room: SubscriptionRoom::new(&self.context.admission),
             stream,
             push,
             heard: Heard::now(),
@@ -71,6 +76,7 @@ impl DeliveryService for Deliver {
 /// One stream's task.
 struct Pump {
     stream: Stream,
+    room: SubscriptionRoom,
     push: mpsc::UnboundedSender<DeliverPush>,
     heard: Arc<Heard>,
     /// What each subscription has been told and sent; `None` until it is granted.
@@ -114,32 +120,38 @@ impl Pump {
     ) -> Result<(), Failure> {
         let context = Arc::clone(&self.stream.context);
         loop {
-            let reads = self.pending.has_room();
+            // What the client does not read would have no bound if what it sends were.
+            let waits = self.next.results.len() + self.next.states.len() + self.out.len();
+            let reads = self.pending.has_room() && waits < RESULTS;
             let may_deliver = context.proposer.has_quorum();
             let delivers = self
                 .out
                 .front()
                 .is_some_and(|push| may_deliver || !is_delivery(push));
             let held_back = !delivers && !self.out.is_empty();
+            let writes = self.waiting || delivers;
+            let read_by = self.stream.read_by(writes);
             tokio::select! {
                 biased;
                 failure = self.stream.lost() => return Err(failure),
                 proposed = first(&mut self.pending), if !self.pending.is_empty() => self.answered(proposed)?,
                 Some(push) = pushes.recv() => self.queue(push),
-                permit = responses.reserve(), if self.waiting || delivers => {
+                permit = responses.reserve(), if writes => {
                     let Ok(permit) = permit else { return Ok(()) };
+                    self.stream.unread_since = None;
                     let response = self.response(context.proposer.has_quorum())?;
                     permit.send(Ok(response));
                 }
                 frame = incoming.message(), if reads => match frame {
-                    Ok(Some(frame)) => self.frame(frame)?,
+                    Ok(Some(frame)) => self.frame(frame).await?,
                     Ok(None) => return Ok(()),
                     Err(status) => {
-                        tracing::debug!(code = ?status.code(), "a delivery stream broke");
+                        broken(responses, status).await;
                         return Ok(());
                     }
                 },
                 () = tokio::time::sleep(QUORUM_RECHECK), if held_back => {}
+                () = tokio::time::sleep_until(read_by), if writes => return Err(unread(READ_WITHIN)),
             }
         }
     }
@@ -154,7 +166,7 @@ impl Pump {
     }
 
     /// Does what a request says.
-    fn frame(&mut self, frame: v1::DeliverRequest) -> Result<(), Failure> {
+    async fn frame(&mut self, frame: v1::DeliverRequest) -> Result<(), Failure> {
         let bytes = frame.encoded_len();
         let session = self.stream.session;
         let context = Arc::clone(&self.stream.context);
@@ -163,7 +175,7 @@ impl Pump {
             self.heard.touch();
         }
         for subscribe in frame.subscribe {
-            self.subscribe(subscribe);
+            self.subscribe(subscribe).await?;
         }
         if !frame.answers.is_empty() {
             let (mut answers, commands) = Answers::check(frame.answers, &self.subscriptions);
@@ -173,9 +185,8 @@ impl Pump {
             self.pending.push(answers, bytes);
         }
         for number in frame.unsubscribe {
-            context
-                .machine
-                .send(Event::Unsubscribe(SubscriptionKey { session, number }));
+            let event = Event::Unsubscribe(SubscriptionKey { session, number });
+            self.stream.tell(event, 1).await?;
         }
         // Only a leader with a valid quorum lease answers: a consumer that hears nothing starts no delivery.
         if frame.heartbeat != 0 && context.proposer.has_quorum() {
@@ -185,7 +196,7 @@ impl Pump {
         Ok(())
     }
 
-    fn subscribe(&mut self, subscribe: v1::Subscribe) {
+    async fn subscribe(&mut self, subscribe: v1::Subscribe) -> Result<(), Failure> {
         let number = subscribe.subscription;
         let key = SubscriptionKey {
             session: self.stream.session,
@@ -197,11 +208,13 @@ impl Pump {
                 "subscription",
                 format!("subscription {number} is open already on this stream"),
             ),
-            Ok(event) => {
-                self.subscriptions.insert(number, None);
-                self.stream.context.machine.send(Event::Subscribe(event));
-                return;
-            }
+            Ok(event) => match self.room.take() {
+                Ok(()) => {
+                    self.subscriptions.insert(number, None);
+                    return self.stream.tell(Event::Subscribe(event), 1).await;
+                }
+                Err(failure) => failure,
+            },
             Err(failure) => failure,
         };
         // Not through the queue: a subscription of that number may be open.
@@ -214,6 +227,7 @@ impl Pump {
             state: Some(subscription_state::State::Ended(ended)),
         });
         self.waiting = true;
+        Ok(())
     }
 
     /// The oldest frame of answers is applied.
@@ -350,7 +364,9 @@ impl Pump {
                 reason,
                 text,
             } => {
-                self.subscriptions.remove(&number);
+                if self.subscriptions.remove(&number).is_some() {
+                    self.room.give_back();
+                }
                 (
                     number,
                     State::Ended(v1::SubscriptionEnded {
@@ -409,7 +425,7 @@ fn delivery_of(
             let body =
                 body.map_err(|error| Failure::new(Reason::Unspecified, error.to_string()))?;
             let Some(body) = body else { return Ok(None) };
-            *size += body.payload.len();
+            *size += body_bytes(&body);
             delivery::Content::Message(v1::DeliveredMessage {
                 message_id,
                 headers: headers_to_proto(&body.headers),

@@ -5,14 +5,17 @@ mod accept;
 mod tests;
 
 use super::outstanding::Outstanding;
-use super::{ENDS_WITHIN, FRAMES_WAITING, Stream, end, failed, run_ended, stopped};
+use super::{
+    ENDS_WITHIN, FRAMES_WAITING, READ_WITHIN, RESULTS, Stream, broken, end, failed, run_ended,
+    stopped, unread,
+};
 use crate::context::Context;
 use crate::proposer::{Proposed, RunId, Standing};
 use accept::{Acceptor, Frame};
 use futures_util::{Stream as Frames, StreamExt};
 use ordo_wire::status::Failure;
+use ordo_wire::v1;
 use ordo_wire::v1::ingest_service_server::IngestService;
-use ordo_wire::v1::{self, Reason};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +26,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Frames of one stream that are on their way.
 const STREAM_FRAMES: usize = 256;
-/// Results put into one response; while so many wait for the client no frame is read.
-const RESULTS: usize = 8_192;
-/// How long results wait for a client that does not read.
-const READ_WITHIN: Duration = Duration::from_secs(30);
 
 /// See [`IngestService`].
 pub(super) struct Ingest {
@@ -127,11 +126,7 @@ impl Pump {
                         }
                     }
                     None => closed = true,
-                    // The client is gone, or sent what is no frame: it hears of that by the transport.
-                    Some(Err(status)) => {
-                        tracing::debug!(code = ?status.code(), "an ingest stream broke");
-                        return;
-                    }
+                    Some(Err(status)) => return broken(&responses, status).await,
                 },
                 () = tokio::time::sleep_until(deadline), if ending || writes => {
                     if !ending {
@@ -195,15 +190,6 @@ impl Pump {
         let count = self.results.len().min(RESULTS);
         self.results.drain(..count).collect()
     }
-}
-
-/// The client does not read.
-fn unread(patience: Duration) -> Failure {
-    let text = format!(
-        "results waited {} s to be read: reconnect and send again from the first message without an answer",
-        patience.as_secs_f64()
-    );
-    Failure::new(Reason::Superseded, text)
 }
 
 /// Waits until `run` is no longer the leader's.

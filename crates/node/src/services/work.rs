@@ -3,7 +3,10 @@
 mod report;
 
 use super::outstanding::Outstanding;
-use super::{FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, Stream, bytes_of, end, failed, uuid_of};
+use super::{
+    FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, HOLDS_PER_EVENT, READ_WITHIN, RESULTS, Stream,
+    body_bytes, broken, bytes_of, end, failed, unread, uuid_of,
+};
 use crate::context::Context;
 use crate::leader::{Assignment, Event, Freed, Hold, Place, WorkPush, WorkerHello, WorkerId};
 use crate::proposer::Proposed;
@@ -99,8 +102,10 @@ impl Pump {
         let (push, mut pushes) = mpsc::unbounded_channel();
         self.greet(incoming, push).await?;
         loop {
-            let reads = self.pending.has_room();
+            // Results that the client does not read would have no bound if its reports were.
+            let reads = self.pending.has_room() && self.next.results.len() < RESULTS;
             let writes = self.waiting || !self.assignments.is_empty();
+            let read_by = self.stream.read_by(writes);
             tokio::select! {
                 biased;
                 failure = self.stream.lost() => return Err(failure),
@@ -120,6 +125,7 @@ impl Pump {
                 },
                 permit = responses.reserve(), if writes => {
                     let Ok(permit) = permit else { return Ok(()) };
+                    self.stream.unread_since = None;
                     let response = self.response()?;
                     permit.send(Ok(response));
                 }
@@ -127,10 +133,11 @@ impl Pump {
                     Ok(Some(frame)) => self.frame(frame).await?,
                     Ok(None) => return Ok(()),
                     Err(status) => {
-                        tracing::debug!(code = ?status.code(), "a work stream broke");
+                        broken(responses, status).await;
                         return Ok(());
                     }
                 },
+                () = tokio::time::sleep_until(read_by), if writes => return Err(unread(READ_WITHIN)),
             }
         }
     }
@@ -143,8 +150,10 @@ impl Pump {
         let first = tokio::time::timeout(HELLO_WITHIN, incoming.message()).await;
         let no_hello =
             || Failure::field("hello", "the first request of a Work stream carries hello");
-        let Ok(Ok(Some(mut frame))) = first else {
-            return Err(no_hello());
+        let mut frame = match first {
+            Ok(Ok(Some(frame))) => frame,
+            Ok(Err(status)) => return Err(Failure::from_status(&status)),
+            _ => return Err(no_hello()),
         };
         let hello = frame.hello.take().ok_or_else(no_hello)?;
         let hello = WorkerHello {
@@ -169,26 +178,26 @@ impl Pump {
     async fn frame(&mut self, frame: v1::WorkRequest) -> Result<(), Failure> {
         let bytes = frame.encoded_len();
         let session = self.stream.session;
-        let machine = &self.stream.context.machine;
         if frame.hello.is_some() {
             return Err(Failure::field("hello", "hello came twice on one stream"));
         }
         if frame.credits > 0 {
-            machine.send(Event::WorkerCredits {
-                session,
-                credits: frame.credits,
-            });
+            let credits = frame.credits;
+            let event = Event::WorkerCredits { session, credits };
+            self.stream.tell(event, 1).await?;
         }
         if !frame.extends.is_empty() {
+            let size = 1 + frame.extends.len() / HOLDS_PER_EVENT;
             let holds = frame
                 .extends
                 .into_iter()
                 .map(hold_of)
                 .collect::<Result<_, _>>()?;
-            machine.send(Event::WorkerExtends { session, holds });
+            let event = Event::WorkerExtends { session, holds };
+            self.stream.tell(event, size).await?;
         }
         if frame.drain {
-            machine.send(Event::WorkerDrains { session });
+            self.stream.tell(Event::WorkerDrains { session }, 1).await?;
         }
         // A leader that may have been replaced must not keep workers waiting for it.
         if frame.heartbeat != 0 && self.stream.context.proposer.has_quorum() {
@@ -244,7 +253,7 @@ impl Pump {
                 body.map_err(|error| Failure::new(Reason::Unspecified, error.to_string()))?;
             match body {
                 Some(body) => {
-                    bytes += body.payload.len();
+                    bytes += body_bytes(&body);
                     response.assignments.push(assignment_of(assignment, body));
                 }
                 // Done by somebody else in the meantime.

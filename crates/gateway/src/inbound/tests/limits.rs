@@ -55,6 +55,34 @@ async fn an_idle_connection_is_closed_and_a_frame_that_began_must_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_idle_connection_makes_room_when_another_is_turned_away() {
+    let bench = Bench::new(limits());
+    let turn_away = || bench.inbound.turned_away.send_replace(Some(Instant::now()));
+    turn_away();
+    let mut sender = Framed::new(bench.connect(), MllpCodec::default());
+    let wait = async |sender: &mut Sender<_>, seconds| {
+        timeout(Duration::from_secs(seconds), sender.next()).await
+    };
+    assert!(wait(&mut sender, 9).await.is_err());
+    turn_away();
+    assert!(
+        wait(&mut sender, 100).await.is_err(),
+        "it had not been idle for long"
+    );
+    turn_away();
+    assert!(wait(&mut sender, 1).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_warnings_is_told_by_its_beginning() {
+    let warnings = Warnings::default();
+    let told = |count: usize| (0..count).filter(|_| warnings.may_warn("RAD")).count();
+    assert_eq!(told(1_000), 20);
+    sleep(WARNINGS_PERIOD).await;
+    assert_eq!(told(5), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_delayed_reply_is_waited_for_longer_than_a_connection_may_be_idle() {
     let mut bench = Bench::new(limits());
     let mut sender = Framed::new(bench.connect(), MllpCodec::default());

@@ -1,6 +1,6 @@
 //! From a frame to a proposal: what is refused at once, what is refused for now, what is proposed.
 
-use super::super::{check_headers, failed, run_ended, stopped, uuid_of, view_named};
+use super::super::{check_headers, failed, quoted, run_ended, stopped, uuid_of, view_named};
 use crate::admission::{InterfaceView, Room, Transient};
 use crate::context::Context;
 use crate::proposer::{Pending, RunId, headers_weight};
@@ -154,8 +154,10 @@ impl Acceptor {
             plan,
             commands,
             rooms,
-            bytes,
+            mut bytes,
         } = accepted;
+        // What was refused waits with the rest until the frames before it are answered.
+        bytes += plan.len() * MESSAGE_BYTES;
         let proposed = match commands.is_empty() {
             true => None,
             false => Some(
@@ -435,10 +437,7 @@ fn check_payload(
 
 /// The name is cut to what a name may be, whatever somebody sent.
 fn unknown_interface(name: &str) -> String {
-    format!(
-        "interface {:?} is unknown",
-        name.chars().take(NAME_BYTES_MAX).collect::<String>()
-    )
+    format!("interface {} is unknown", quoted(name))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From a worker's reports to commands, and back to results.
 
-use super::super::{check_headers, check_reason, uuid_of, view_of};
+use super::super::{check_headers, check_reason, quoted, uuid_of, view_of};
 use crate::admission::InterfaceView;
 use crate::context::Context;
 use crate::leader::{Freed, Place};
@@ -135,7 +135,11 @@ fn command_of(
     report: v1::WorkReport,
 ) -> Result<(Report, &'static str), Failure> {
     let Some(stage) = config.stage_number(&report.stage) else {
-        let text = format!("interface {:?} has no stage {:?}", view.name, report.stage);
+        let text = format!(
+            "interface {:?} has no stage {}",
+            view.name,
+            quoted(&report.stage)
+        );
         return Err(Failure::new(Reason::UnknownStage, text));
     };
     let reason = |reason: String| check_reason(&reason).map(|()| reason);
@@ -201,7 +205,11 @@ fn complete_of(
     check_headers(&complete.headers)?;
     let number = |name: &String| -> Result<DestinationNumber, Failure> {
         config.destination_number(name).ok_or_else(|| {
-            let text = format!("interface {:?} has no destination {name:?}", view.name);
+            let text = format!(
+                "interface {:?} has no destination {}",
+                view.name,
+                quoted(name)
+            );
             Failure::new(Reason::UnknownDestination, text)
         })
     };
