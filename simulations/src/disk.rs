@@ -57,6 +57,7 @@ fn alive(place: &Place, boot: u64) -> io::Result<()> {
 fn room(place: &Place) -> io::Result<()> {
     match place.disk_fault() {
         Some(DiskFault::Full) => {
+            place.hurt();
             place.notes.count("writes to a full disk");
             Err(io::Error::from(io::ErrorKind::StorageFull))
         }
@@ -67,6 +68,7 @@ fn room(place: &Place) -> io::Result<()> {
 fn syncs(place: &Place) -> io::Result<()> {
     match place.disk_fault() {
         Some(DiskFault::SyncFails) => {
+            place.hurt();
             place.notes.count("failed syncs");
             Err(io::Error::other("input/output error"))
         }

@@ -36,7 +36,7 @@ async fn live(place: Arc<Place>, watch: Watch, boot: Boot) -> String {
         Ok(node) => node,
         Err(error) => {
             // Nothing that a run does to a disk is damage: a node that comes back must start.
-            if place.disk_fault().is_none() && !place.is_dead(number) {
+            if !place.was_hurt() && !place.is_dead(number) {
                 place.notes.violation(
                     "a_node_comes_back",
                     format_args!("{} does not start: {error}", place.name),
@@ -48,7 +48,7 @@ async fn live(place: Arc<Place>, watch: Watch, boot: Boot) -> String {
     let mut node = node;
     place.up(Arc::clone(node.context()));
     let error = node.failed().await;
-    if place.disk_fault().is_none() && !place.is_dead(number) {
+    if !place.was_hurt() && !place.is_dead(number) {
         place.notes.violation(
             "a_node_goes_on",
             format_args!("{} stopped by itself: {error}", place.name),

@@ -132,11 +132,7 @@ impl Operator {
             }
             Job::Transfer => admin.transfer_leadership(None).await.is_ok(),
             Job::Remove(id) => self.remove(&admin, id, until).await,
-            Job::Join(id) => self.join(&admin, id, until).await,
-            Job::Rejoin(id) => {
-                self.remove(&admin, id, until).await
-                    && self.join(&admin, id, until + PATIENCE).await
-            }
+            Job::Join(id) | Job::Rejoin(id) => self.join(&admin, id, until).await,
         }
     }
 
@@ -162,6 +158,7 @@ impl Operator {
                         node_id,
                         peer_address: format!("n{node_id}:{PEER}"),
                         public_address: format!("n{node_id}:{PUBLIC}"),
+                        replace: true,
                     };
                     admin.add_node(node).await
                 }
@@ -172,8 +169,8 @@ impl Operator {
                 Ok(()) => added = true,
                 Err(error) => {
                     self.notes.line(format_args!("operator: {}", short(&error)));
-                    // An earlier try may have got through without a word.
-                    added = !added || short(&error).contains("caught up");
+                    // It may have been taken out again by a leader that knew no better.
+                    added &= !short(&error).contains("not a member");
                 }
             }
             if Instant::now() >= until {

@@ -47,6 +47,8 @@ struct State {
     traps: Vec<Trap>,
     sprung: Option<Trap>,
     fault: Option<DiskFault>,
+    /// Whether this start of the node met a fault of the disk.
+    hurt: bool,
     /// How long the disk is busy at most before it takes the next group, in milliseconds.
     disk_busy_ms_max: u64,
     /// How far its wall clock is off, in milliseconds, and how many parts in a thousand it runs fast.
@@ -126,6 +128,7 @@ impl Place {
                 traps: Vec::new(),
                 sprung: None,
                 fault: None,
+                hurt: false,
                 disk_busy_ms_max: 2,
                 clock: (0, 0),
                 running: None,
@@ -146,6 +149,7 @@ impl Place {
         state.boots += 1;
         state.sprung = None;
         state.stopped = None;
+        state.hurt = state.fault.is_some();
         // A folder that has been used has a log in it; the simulated one is elsewhere.
         let marker = self.folder.join("log");
         if state.boots > 1 && self.folder.join("IDENTITY").exists() {
@@ -312,6 +316,17 @@ impl Place {
         self.notes
             .line(format_args!("{} dies: {point:?}", self.name));
         true
+    }
+
+    /// The disk refused something to this start of the node, which may notice later.
+    pub fn hurt(&self) {
+        self.lock().hurt = true;
+    }
+
+    /// Whether the disk refused something to this start of the node.
+    #[must_use]
+    pub fn was_hurt(&self) -> bool {
+        self.lock().hurt
     }
 
     /// What is wrong with the disk.

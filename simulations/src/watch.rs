@@ -19,6 +19,8 @@ pub struct Watch {
 #[derive(Default)]
 struct Inner {
     nodes: BTreeMap<u64, Node>,
+    /// What nodes were before they lost their disks: what they acknowledged counted.
+    ghosts: BTreeMap<u64, Node>,
     /// Every entry that ever was in a log, by index and leader.
     written: BTreeMap<(u64, LeaderId), u128>,
     /// What was applied at an index, by whoever was first.
@@ -90,7 +92,10 @@ impl Watch {
 
     /// A node begins with an empty disk.
     pub fn wiped(&self, place: &Place) {
-        self.lock().nodes.remove(&place.id);
+        let mut inner = self.lock();
+        if let Some(node) = inner.nodes.remove(&place.id) {
+            inner.ghosts.insert(place.id, node);
+        }
     }
 
     /// A node has opened its log: what it told others before must be in it.
@@ -288,7 +293,8 @@ impl Watch {
         }
         for set in &voters.sets {
             let safe = set.iter().filter(|id| {
-                inner.nodes.get(id).is_some_and(|node| {
+                let was = inner.nodes.get(id).into_iter().chain(inner.ghosts.get(id));
+                was.into_iter().any(|node| {
                     node.purged >= index
                         || (node.acknowledged >= index && node.log.get(&index) == Some(&stamp))
                 })

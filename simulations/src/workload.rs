@@ -8,7 +8,7 @@ use ordo_oracle::actors::{self, Raw, ScriptOdds, sub_seed};
 use ordo_oracle::{Completeness, InterfaceShape, Name, Recorder, What, check};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, pending};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(180);
 const FRESH: u64 = 10;
 /// A slower worker would not be done with what gathered meanwhile.
 const CONCURRENCY_MIN: u32 = 4;
+/// How long what was sent may be on its way, once no link is slow any more.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// How long anything waits before it is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -45,8 +47,26 @@ struct Common {
     recorder: Recorder,
     seed: u64,
     ending: CancellationToken,
+    /// How many of those who make work are at it.
+    making: Rc<Cell<u32>>,
     /// The interfaces, once they are there.
     ready: watch::Receiver<Vec<InterfaceShape>>,
+}
+
+/// One of those who make work is at it, until this is dropped: also by a crash.
+struct Making(Rc<Cell<u32>>);
+
+impl Making {
+    fn begin(making: &Rc<Cell<u32>>) -> Self {
+        making.set(making.get() + 1);
+        Self(Rc::clone(making))
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// One life of a client's process.
@@ -76,6 +96,7 @@ impl Workload {
             recorder: recorder.clone(),
             seed,
             ending: CancellationToken::new(),
+            making: Rc::default(),
             ready,
         };
         let mut this = Self {
@@ -100,6 +121,11 @@ impl Workload {
                 let shapes = declare(&common, &cluster).await;
                 made.send_replace(shapes.clone());
                 common.ending.cancelled().await;
+                while common.making.get() > 0 {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                // What is on its way arrives, or never does.
+                tokio::time::sleep(ON_ITS_WAY).await;
                 let result = finish(&common, &cluster, &shapes).await;
                 *ended.borrow_mut() = Some(result);
                 pending().await
@@ -304,6 +330,7 @@ async fn carried_out(actor: impl Future<Output = Result<(), ordo_client::ConfigE
 }
 
 async fn produce(mut life: Life) {
+    let _making = Making::begin(&life.common.making);
     let messages = life.common.shape.messages;
     let plan = actors::ProducerPlan::draw(&mut life.random, &life.interfaces, messages);
     let (scribe, ending) = (life.scribe(), life.common.ending.clone());
@@ -311,6 +338,7 @@ async fn produce(mut life: Life) {
 }
 
 async fn read(mut life: Life) {
+    let _making = Making::begin(&life.common.making);
     let names = life.names();
     let plan = actors::ReaderPlan::draw(&mut life.random, &names);
     let (scribe, ending) = (life.scribe(), life.common.ending.clone());
@@ -318,6 +346,7 @@ async fn read(mut life: Life) {
 }
 
 async fn operate(mut life: Life) {
+    let _making = Making::begin(&life.common.making);
     let names = life.names();
     let plan = actors::OperatorPlan::draw(&mut life.random, &names);
     let (scribe, ending) = (life.scribe(), life.common.ending.clone());
@@ -325,6 +354,7 @@ async fn operate(mut life: Life) {
 }
 
 async fn rogue_produce(mut life: Life) {
+    let _making = Making::begin(&life.common.making);
     let messages = life.common.shape.messages / 4;
     let plan = actors::RogueProducerPlan::draw(&mut life.random, &life.interfaces, messages);
     let (raw, scribe) = (life.raw(), life.scribe());
@@ -332,6 +362,7 @@ async fn rogue_produce(mut life: Life) {
 }
 
 async fn rogue_work(mut life: Life) {
+    let _making = Making::begin(&life.common.making);
     let (stages, lease) = (life.stages(), life.common.shape.lease);
     let plan = actors::RogueWorkerPlan::draw(&mut life.random, &stages, lease);
     let (raw, scribe) = (life.raw(), life.scribe());
@@ -339,6 +370,7 @@ async fn rogue_work(mut life: Life) {
 }
 
 async fn rogue_consume(mut life: Life) {
+    let _making = Making::begin(&life.common.making);
     use rand::Rng;
     let all = life.subscriptions();
     let (interface, destination) = all[life.random.random_range(0..all.len())].clone();

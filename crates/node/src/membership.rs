@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How long a change waits for its quorum, and a transfer for the new leader.
@@ -24,6 +25,8 @@ const CHANGE_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How many entries a node may lack and still be made a voter: they take no time.
 const CAUGHT_UP_ENTRIES: u64 = 1_000;
+/// How long it takes to look again at a change that could not be ended.
+const END_AGAIN: Duration = Duration::from_millis(500);
 
 /// What an operator can do to the cluster. Served by the admin service; each call that needs the leader is refused
 /// with a hint elsewhere.
@@ -154,6 +157,50 @@ impl<SM: Machine> Membership<SM> {
             )));
         }
         Ok(Had::Vote)
+    }
+
+    /// Ends changes that an earlier leader did not live to end, whenever this node leads, until `stop` is cancelled.
+    ///
+    /// A change of voters is two entries: both old and new voters decide between them. openraft leaves the second one
+    /// to whoever asked for the change, and so to nobody when that leader is gone.
+    pub(crate) async fn end_changes(self: Arc<Self>, stop: CancellationToken) {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            let joint = {
+                let metrics = metrics.borrow_watched();
+                let membership = metrics.membership_config.membership();
+                metrics.state.is_leader() && membership.get_joint_config().len() > 1
+            };
+            let ended = async {
+                if joint {
+                    self.end_change().await;
+                    tokio::time::sleep(END_AGAIN).await;
+                    true
+                } else {
+                    metrics.changed().await.is_ok()
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                go_on = ended => if !go_on { return },
+            }
+        }
+    }
+
+    async fn end_change(&self) {
+        // One that this node makes itself ends before this lock is free.
+        let _alone = self.changing.lock().await;
+        let Ok(metrics) = self.leading() else { return };
+        let membership = metrics.membership_config.membership();
+        let [_, .., wanted] = membership.get_joint_config().as_slice() else {
+            return;
+        };
+        tracing::info!(voters = ?wanted, "ending a membership change that an earlier leader began");
+        let wanted = ChangeMembers::ReplaceAllVoters(wanted.clone());
+        if let Err(failure) = self.change(wanted).await {
+            tracing::warn!("the membership change was not ended: {}", failure.text);
+        }
     }
 
     /// The nodes beside this leader that answer now: waits until they are `enough`, or for [`ANSWER_WITHIN`].

@@ -14,7 +14,7 @@ use crate::context::{Context, draw_uuid};
 use crate::error::ServeError;
 use crate::identity::Identity;
 use crate::leader::{Loops, forget_old_records};
-use crate::membership::{Membership, StateHash};
+use crate::membership::{ClusterAdmin, Membership, StateHash};
 use crate::metrics::{Metrics, gauge_of};
 use crate::net::{Dial, Listening, TcpDial};
 use crate::parts::Parts;
@@ -228,6 +228,7 @@ pub async fn start_with<P: Parts>(
         state_hash: state_hash(handle.clone()),
         changing: AsyncMutex::new(()),
     };
+    let cluster = Arc::new(cluster);
     let context = Arc::new(Context {
         config,
         identity,
@@ -236,7 +237,7 @@ pub async fn start_with<P: Parts>(
         store,
         proposer,
         admission,
-        cluster: Arc::new(cluster),
+        cluster: Arc::clone(&cluster) as Arc<dyn ClusterAdmin>,
         metrics,
         wall: seams.wall,
         rng,
@@ -275,6 +276,7 @@ pub async fn start_with<P: Parts>(
     }
     let (raft, log_bytes) = (context.raft.clone(), context.config.raft.log_bytes);
     tasks.spawn(compact::watch(raft, log.clone(), log_bytes, closing.clone()).map(Ok));
+    tasks.spawn(cluster.end_changes(closing.clone()).map(Ok));
     tasks.spawn(watch_raft(context.raft.clone(), closing.clone()));
     context.raft.run();
     tracing::info!(node_id = context.config.node_id, %public, %peer, %http, "this node serves");
