@@ -4,6 +4,7 @@ pub mod harm;
 pub mod load;
 pub mod mllp;
 mod process;
+pub mod shim;
 
 pub use process::{Node, Nodes, free_addresses, ordo};
 
