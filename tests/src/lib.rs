@@ -5,6 +5,7 @@ pub mod load;
 pub mod mllp;
 mod process;
 pub mod shim;
+pub mod traffic;
 
 pub use process::{Node, Nodes, free_addresses, ordo};
 
