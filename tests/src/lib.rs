@@ -3,7 +3,9 @@
 pub mod harm;
 pub mod load;
 pub mod mllp;
+pub mod namespaces;
 mod process;
+pub mod proxy;
 pub mod shim;
 pub mod traffic;
 
