@@ -7,6 +7,7 @@ pub mod namespaces;
 mod process;
 pub mod proxy;
 pub mod shim;
+pub mod torture;
 pub mod traffic;
 
 pub use process::{Node, Nodes, free_addresses, ordo};
