@@ -1,9 +1,11 @@
 //! What the end-to-end tests share: clusters of real `ordo serve` processes on loopback, and bounded waiting.
 
 pub mod harm;
+mod journal;
 pub mod load;
 pub mod mllp;
 pub mod namespaces;
+pub mod power;
 mod process;
 pub mod proxy;
 pub mod shim;
