@@ -1,9 +1,16 @@
 //! What the end-to-end tests share: clusters of real `ordo serve` processes on loopback, and bounded waiting.
 
 pub mod harm;
+mod journal;
 pub mod load;
 pub mod mllp;
+pub mod namespaces;
+pub mod power;
 mod process;
+pub mod proxy;
+pub mod shim;
+pub mod torture;
+pub mod traffic;
 
 pub use process::{Node, Nodes, free_addresses, ordo};
 

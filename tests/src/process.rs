@@ -3,6 +3,7 @@
 use crate::eventually;
 use anyhow::{Context, Result, ensure};
 use ordo_client::{Cluster, proto};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -16,10 +17,12 @@ use tempfile::TempDir;
 #[must_use]
 pub fn ordo() -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
-    let folder = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("tests run in target/<profile>/deps");
+    let folder = test.parent().expect("a program is in a folder");
+    // Tests run in target/<profile>/deps, programs one up.
+    let folder = match folder.ends_with("deps") {
+        true => folder.parent().expect("deps is in a folder"),
+        false => folder,
+    };
     let program = folder.join("ordo");
     assert!(
         program.exists(),
@@ -67,6 +70,8 @@ pub struct Node {
     pub log: PathBuf,
     /// What its environment has beside the test's own, from its next start on.
     pub environment: Vec<(String, String)>,
+    /// What its program is started by, with arguments; nothing: by itself.
+    pub inside: Vec<String>,
     process: Option<Child>,
     /// How long its log was when it was started last.
     said_before: u64,
@@ -92,8 +97,14 @@ impl Node {
             .append(true)
             .open(&self.log)?;
         self.said_before = log.metadata()?.len();
-        let mut command = Command::new(ordo());
-        command.arg("serve").arg("--config").arg(&self.config);
+        let mut words = self.inside.iter().map(OsString::from).collect::<Vec<_>>();
+        words.push(ordo().into());
+        let mut command = Command::new(&words[0]);
+        command
+            .args(&words[1..])
+            .arg("serve")
+            .arg("--config")
+            .arg(&self.config);
         command.envs(self.environment.iter().cloned());
         command
             .stdin(Stdio::null())
@@ -200,7 +211,19 @@ impl Nodes {
     /// # Errors
     /// When the temporary folder can't be written.
     pub fn configure_some(count: usize, members: usize, extra: &str) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        Self::configure_in(tempfile::tempdir()?, count, members, extra)
+    }
+
+    /// The same, in a folder of the caller's choice.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn configure_in(
+        folder: TempDir,
+        count: usize,
+        members: usize,
+        extra: &str,
+    ) -> Result<Self> {
         let addresses = free_addresses(count * 3);
         let mut nodes = Vec::new();
         for (i, addresses) in addresses.chunks(3).enumerate() {
@@ -214,6 +237,7 @@ impl Nodes {
                 config: folder.path().join(format!("node{id}.toml")),
                 log: folder.path().join(format!("node{id}.log")),
                 environment: Vec::new(),
+                inside: Vec::new(),
                 process: None,
                 said_before: 0,
             });
