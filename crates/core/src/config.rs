@@ -203,16 +203,6 @@ impl InterfaceConfig {
                 format!("1 to {DESTINATIONS_MAX}"),
             ));
         }
-        distinct(
-            "stages.name",
-            self.stages.iter().map(|stage| stage.name.as_str()),
-        )?;
-        distinct(
-            "destinations.name",
-            self.destinations
-                .iter()
-                .map(|destination| destination.name.as_str()),
-        )?;
         for (i, stage) in self.stages.iter().enumerate() {
             stage.validate(i)?;
         }
@@ -235,6 +225,17 @@ impl InterfaceConfig {
                 IN_FLIGHT_MAX,
             )?;
         }
+        // After the names themselves: what it quotes is short.
+        distinct(
+            "stages.name",
+            self.stages.iter().map(|stage| stage.name.as_str()),
+        )?;
+        distinct(
+            "destinations.name",
+            self.destinations
+                .iter()
+                .map(|destination| destination.name.as_str()),
+        )?;
         within("window".into(), self.window, 1, WINDOW_MAX)?;
         within("backlog".into(), self.backlog, 1, u64::MAX)?;
         within(

@@ -295,14 +295,15 @@ fn build(
         b"" => b"ACK".to_vec(),
         event => joined(&[b"ACK", event]),
     };
-    let time = time.to_string();
+    // A sender may separate its fields by `+` or `.`.
+    let time = escaped(&time.to_string(), out.separator, encoding);
     let mut header: [&[u8]; 18] = [b""; 18];
     header[2 - 1] = declared;
     header[3 - 1] = msh.receiving_application();
     header[4 - 1] = msh.receiving_facility();
     header[5 - 1] = msh.sending_application();
     header[6 - 1] = msh.sending_facility();
-    header[7 - 1] = time.as_bytes();
+    header[7 - 1] = &time;
     header[9 - 1] = &message_type;
     header[10 - 1] = control_id.as_bytes();
     header[11 - 1] = msh.processing_id();

@@ -32,6 +32,16 @@ fn an_accept_in_original_mode_is_exactly_this() {
 }
 
 #[test]
+fn a_separator_that_stands_in_the_time_shifts_no_field() {
+    for separator in ["+", "."] {
+        let message = order("").replace('.', "").replace('|', separator);
+        let ack = answer(&message, &Outcome::Accepted).unwrap();
+        let msh = Msh::scan(ack.as_bytes()).unwrap();
+        assert_eq!(msh.control_id(), Ok(&b"A1"[..]), "{ack}");
+    }
+}
+
+#[test]
 fn a_reject_names_field_condition_and_reason() {
     let message = order("").replace("RAD-17", "");
     let outcome = Outcome::Rejected(MshError::ControlIdMissing.into());

@@ -40,7 +40,8 @@ pub enum MshError {
         /// Length of the message in bytes.
         length: usize,
     },
-    /// A letter, digit, blank, control or non-ASCII byte in the place of the field separator.
+    /// A letter, digit, blank, control or non-ASCII byte in the place of the field separator, or one that separates
+    /// what is inside a field.
     #[error("MSH-1 field separator is 0x{found:02x}, which can't separate fields")]
     FieldSeparator {
         /// The byte found.
@@ -102,6 +103,16 @@ impl EncodingCharacters {
             escape: at(2, Self::USUAL.escape),
             subcomponent: at(3, Self::USUAL.subcomponent),
         }
+    }
+
+    fn contains(self, byte: u8) -> bool {
+        [
+            self.component,
+            self.repetition,
+            self.escape,
+            self.subcomponent,
+        ]
+        .contains(&byte)
     }
 }
 
@@ -176,7 +187,11 @@ impl<'a> Msh<'a> {
             encoding: EncodingCharacters::USUAL,
         };
         msh.encoding = EncodingCharacters::from_msh2(msh.field(2));
-        Ok(msh)
+        match msh.encoding.contains(separator) {
+            // Where MSH-2 says less than all of them: a reply's components would read as fields.
+            true => Err(MshError::FieldSeparator { found: separator }),
+            false => Ok(msh),
+        }
     }
 
     /// MSH-1
@@ -405,6 +420,15 @@ mod tests {
         assert_eq!(msh.field_separator(), b'#');
         assert_eq!(msh.message_type().event, b"O01");
         assert_eq!(msh.control_id(), Ok(&b"7"[..]));
+    }
+
+    #[test]
+    fn a_separator_of_fields_separates_nothing_inside_them() {
+        let found = |message: &[u8]| Msh::scan(message).unwrap_err();
+        assert_eq!(found(b"MSH^"), MshError::FieldSeparator { found: b'^' });
+        assert_eq!(found(b"MSH&|~^A"), MshError::FieldSeparator { found: b'&' });
+        let declared = Msh::scan(b"MSH^|~\\&^A^B").unwrap();
+        assert_eq!(declared.sending_application(), b"A");
     }
 
     #[test]

@@ -13,14 +13,13 @@ use crate::context::Context;
 use crate::leader::{Event, SessionId};
 use crate::proposer::{ProposeError, RunId, Standing, headers_weight};
 use openraft::async_runtime::WatchReceiver;
-use ordo_core::limits::{HEADER_BYTES_MAX, HEADERS_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX};
 use ordo_core::{Interface, InterfaceId, State};
 use ordo_wire::status::Failure;
+use ordo_wire::v1::Reason;
 use ordo_wire::v1::admin_service_server::AdminServiceServer;
 use ordo_wire::v1::delivery_service_server::DeliveryServiceServer;
 use ordo_wire::v1::ingest_service_server::IngestServiceServer;
 use ordo_wire::v1::work_service_server::WorkServiceServer;
-use ordo_wire::v1::{Header, Reason};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -70,12 +69,6 @@ pub fn router(context: Arc<Context>) -> Routes {
         .add_service(work.max_encoding_message_size(FRAME_BYTES_MAX))
         .add_service(delivery.max_encoding_message_size(FRAME_BYTES_MAX))
         .add_service(admin.max_encoding_message_size(FRAME_BYTES_MAX))
-}
-
-/// A name as a client gave it, for a text: not longer than a name may be, since texts are copied and logged.
-fn quoted(name: &str) -> String {
-    let end = name.floor_char_boundary(NAME_BYTES_MAX);
-    format!("{:?}", &name[..end])
 }
 
 /// The client does not read.
@@ -183,56 +176,8 @@ async fn learn(
 }
 
 /// A UUID as the protocol has it.
-fn uuid_of(field: &str, bytes: &[u8]) -> Result<Uuid, Failure> {
-    Uuid::from_slice(bytes).map_err(|_| {
-        Failure::field(
-            field,
-            format!("{field} has {} bytes; a UUID has 16", bytes.len()),
-        )
-    })
-}
-
 fn bytes_of(id: Uuid) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(id.as_bytes())
-}
-
-/// Checks what a worker or a consumer gave as a reason.
-fn check_reason(reason: &str) -> Result<(), Failure> {
-    if reason.len() <= REASON_BYTES_MAX {
-        return Ok(());
-    }
-    let text = format!(
-        "reason has {} bytes; at most {REASON_BYTES_MAX} are allowed",
-        reason.len()
-    );
-    Err(Failure::new(Reason::TooLarge, text))
-}
-
-/// Checks headers against the limits.
-fn check_headers(headers: &[Header]) -> Result<(), Failure> {
-    if headers.len() > HEADERS_MAX {
-        let text = format!(
-            "there are {} headers; at most {HEADERS_MAX} are allowed",
-            headers.len()
-        );
-        return Err(Failure::new(Reason::TooLarge, text));
-    }
-    let bytes: usize = headers
-        .iter()
-        .map(|header| header.name.len() + header.value.len())
-        .sum();
-    if bytes > HEADER_BYTES_MAX {
-        let text =
-            format!("the headers have {bytes} bytes; at most {HEADER_BYTES_MAX} are allowed");
-        return Err(Failure::new(Reason::TooLarge, text));
-    }
-    if headers.iter().any(|header| header.name.is_empty()) {
-        return Err(Failure::field(
-            "headers.name",
-            "headers.name is empty; a header has a name",
-        ));
-    }
-    Ok(())
 }
 
 /// Ends a stream with its reason; a client that does not read can't keep it open.

@@ -2,6 +2,7 @@
 
 pub mod convert;
 pub mod entry;
+pub mod request;
 pub mod status;
 
 /// The public protocol, `ordo.v1`.

@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod compare;
+pub mod driver;
 pub mod model;
 pub mod model_commands;
 pub mod scenario;

@@ -187,10 +187,19 @@ impl<'a> Table<'a> {
     fn finish(self) {
         let known = self.known.join(", ");
         for name in self.values.keys() {
-            let key = format!("{}{name}", self.path);
+            let key = format!("{}{}", self.path, written(name));
             self.problems
                 .push(Problem::new(key, "not a key that exists", known.as_str()));
         }
+    }
+}
+
+/// A key as it stands in the file: in quotes where it needs them.
+fn written(key: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    match !key.is_empty() && key.chars().all(bare) {
+        true => key.to_owned(),
+        false => format!("{key:?}"),
     }
 }
 

@@ -213,3 +213,9 @@ fn a_program_may_listen_on_free_ports() {
     };
     assert_eq!(config.check(), Ok(()));
 }
+
+#[test]
+fn a_key_without_a_name_is_told_by_its_quotes() {
+    let errors = GatewayConfig::parse("\"\" = 1").unwrap_err();
+    assert!(errors.to_string().contains("\"\" is not a key that exists"));
+}

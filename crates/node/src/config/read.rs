@@ -256,16 +256,29 @@ impl Reader {
             let section = format!("{key}.");
             match value.as_dict() {
                 Some(values) if self.known.iter().any(|known| known.starts_with(&section)) => {
-                    let keys = values.keys().map(|inner| format!("{key}.{inner}"));
-                    unknown.extend(keys.filter(|inner| !self.known.contains(inner)));
+                    let strange =
+                        |inner: &String| !self.known.contains(&format!("{section}{inner}"));
+                    let strange = values.iter().filter(|(inner, _)| strange(inner));
+                    unknown.extend(strange.map(|(inner, value)| {
+                        (format!("{}.{}", written(key), written(inner)), value.tag())
+                    }));
                 }
-                _ if !self.known.contains(key) => unknown.push(key.clone()),
+                // One with a dot in it, in quotes, is not the key of that name in a section.
+                _ if key.contains('.') || !self.known.contains(key) => {
+                    unknown.push((written(key), value.tag()));
+                }
                 _ => {}
             }
         }
-        for key in unknown {
-            let allowed = self.known.iter().cloned().collect::<Vec<_>>().join(", ");
-            self.wrong(&key, "not a key of the configuration".to_owned(), &allowed);
+        let allowed = self.known.iter().cloned().collect::<Vec<_>>().join(", ");
+        for (key, tag) in unknown {
+            let metadata = self.figment.get_metadata(tag);
+            self.problems.push(Problem {
+                place: metadata.map(|metadata| place(metadata, &key)),
+                key,
+                value: "not a key of the configuration".to_owned(),
+                allowed: allowed.clone(),
+            });
         }
         self.problems
     }
@@ -339,6 +352,15 @@ fn place(metadata: &Metadata, key: &str) -> String {
         ),
         FLAGS => format!("flag --{}", key.replace('_', "-")),
         file => file.to_owned(),
+    }
+}
+
+/// A key as it stands in the file: in quotes where it needs them.
+fn written(key: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    match !key.is_empty() && key.chars().all(bare) {
+        true => key.to_owned(),
+        false => format!("{key:?}"),
     }
 }
 

@@ -122,6 +122,14 @@ fn each_wrong_value_is_named_with_its_place_and_what_is_allowed() {
             "raft.speed is not a key of the configuration (node.toml)",
         ),
         (
+            "\"limits.connections\" = 5",
+            "\"limits.connections\" is not a key of the configuration (node.toml)",
+        ),
+        (
+            "\"\" = 5",
+            "\"\" is not a key of the configuration (node.toml)",
+        ),
+        (
             "raft.heartbeat_ms = 5",
             "raft.heartbeat_ms is 5 (node.toml); allowed: a number from 10 to 10000",
         ),

@@ -5,13 +5,14 @@ mod explain;
 mod interfaces;
 mod messages;
 
-use super::{failed, lead, not_leader, quoted, stopped};
+use super::{failed, lead, not_leader, stopped};
 use crate::config::PeerConfig;
 use crate::context::Context;
 use crate::leader::{Event, Glance};
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use ordo_core::{Command, Interface, Reply};
+use ordo_wire::request::quoted;
 use ordo_wire::status::Failure;
 use ordo_wire::v1::admin_service_server::AdminService;
 use ordo_wire::v1::{self, Reason};

@@ -5,7 +5,7 @@ mod answer;
 use super::outstanding::Outstanding;
 use super::{
     FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, READ_WITHIN, RESULTS, Stream, body_bytes, broken,
-    bytes_of, end, failed, unread, uuid_of,
+    bytes_of, end, failed, unread,
 };
 use crate::admission::SubscriptionRoom;
 use crate::context::Context;
@@ -14,9 +14,9 @@ use crate::leader::{
 };
 use crate::proposer::Proposed;
 use answer::{Answers, Granted};
-use ordo_core::limits::NAME_BYTES_MAX;
-use ordo_core::{ConsumerId, Epoch, Incarnation, InterfaceId, Sequence};
+use ordo_core::{Epoch, InterfaceId};
 use ordo_wire::convert::headers_to_proto;
+use ordo_wire::request::subscription_of;
 use ordo_wire::status::Failure;
 use ordo_wire::v1::delivery_service_server::DeliveryService;
 use ordo_wire::v1::{self, Reason, delivery, subscription_state};
@@ -449,41 +449,16 @@ fn check_subscribe(
     heard: &Arc<Heard>,
     push: &mpsc::UnboundedSender<DeliverPush>,
 ) -> Result<SubscribeEvent, Failure> {
-    let consumer = ConsumerId(uuid_of("consumer_id", &subscribe.consumer_id)?);
-    for (field, name) in [
-        ("interface", &subscribe.interface),
-        ("destination", &subscribe.destination),
-        ("name", &subscribe.name),
-    ] {
-        if name.len() > NAME_BYTES_MAX {
-            let text = format!(
-                "{field} has {} bytes; at most {NAME_BYTES_MAX} are allowed",
-                name.len()
-            );
-            return Err(Failure::field(field, text));
-        }
-    }
-    let position = subscribe.position.map(|position| -> Result<_, Failure> {
-        let interface = InterfaceId(uuid_of("position.interface_id", &position.interface_id)?);
-        Ok((
-            interface,
-            Incarnation(position.incarnation),
-            Sequence(position.sequence),
-        ))
-    });
-    let destination = if subscribe.destination.is_empty() {
-        "default".to_owned()
-    } else {
-        subscribe.destination
-    };
+    let credits = subscribe.credits;
+    let wanted = subscription_of(subscribe)?;
     Ok(SubscribeEvent {
         key,
-        interface: subscribe.interface,
-        destination,
-        consumer,
-        name: subscribe.name,
-        credits: subscribe.credits,
-        position: position.transpose()?,
+        interface: wanted.interface,
+        destination: wanted.destination,
+        consumer: wanted.consumer,
+        name: wanted.name,
+        credits,
+        position: wanted.position,
         heard: Arc::clone(heard),
         push: push.clone(),
     })

@@ -550,6 +550,13 @@ async fn dead_letter_is_redriven(
         .into_inner();
     assert_eq!((letters.dead_letters.len(), letters.more), (1, false));
     assert_eq!(letters.dead_letters[0].reason, "no MSH segment");
+    let behind_all = v1::ListDeadLettersRequest {
+        interface: name(),
+        after_sequence: u64::MAX,
+        ..Default::default()
+    };
+    let none = node.admin.list_dead_letters(behind_all).await.unwrap();
+    assert_eq!(none.into_inner().dead_letters, []);
     let get = v1::GetDeadLetterRequest {
         interface: name(),
         sequence: 1,

@@ -5,14 +5,14 @@ mod report;
 use super::outstanding::Outstanding;
 use super::{
     FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, HOLDS_PER_EVENT, READ_WITHIN, RESULTS, Stream,
-    body_bytes, broken, bytes_of, end, failed, unread, uuid_of,
+    body_bytes, broken, bytes_of, end, failed, unread,
 };
 use crate::context::Context;
 use crate::leader::{Assignment, Event, Freed, Hold, Place, WorkPush, WorkerHello, WorkerId};
 use crate::proposer::Proposed;
-use ordo_core::limits::{NAME_BYTES_MAX, STAGES_MAX};
 use ordo_core::{InterfaceId, Sequence, Turn};
 use ordo_wire::convert::headers_to_proto;
+use ordo_wire::request::{name_of, stages_of, uuid_of};
 use ordo_wire::status::Failure;
 use ordo_wire::v1::work_service_server::WorkService;
 use ordo_wire::v1::{self, Reason};
@@ -29,8 +29,6 @@ use tonic::{Request, Response, Status, Streaming};
 const REPORT_FRAMES: usize = 64;
 /// How long a stream may take to say who it is.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// What one hello may name at most.
-const HELLO_STAGES: usize = 32 * STAGES_MAX;
 
 /// See [`WorkService`].
 pub(super) struct Work {
@@ -159,9 +157,9 @@ impl Pump {
         let hello = WorkerHello {
             session: self.stream.session,
             worker: WorkerId(uuid_of("hello.worker_id", &hello.worker_id)?),
-            name: named(hello.name, "hello.name")?,
-            stages: check_stages(hello.stages)?,
-            interface_prefix: named(hello.interface_prefix, "hello.interface_prefix")?,
+            name: name_of("hello.name", hello.name)?,
+            stages: stages_of(hello.stages)?,
+            interface_prefix: name_of("hello.interface_prefix", hello.interface_prefix)?,
             holds: hello
                 .holds
                 .into_iter()
@@ -315,31 +313,4 @@ fn hold_of(extend: v1::WorkExtend) -> Result<Hold, Failure> {
         stage: extend.stage,
         turn: Turn(extend.turn),
     })
-}
-
-fn named(name: String, field: &str) -> Result<String, Failure> {
-    if name.len() <= NAME_BYTES_MAX {
-        return Ok(name);
-    }
-    Err(Failure::field(
-        field,
-        format!(
-            "{field} has {} bytes; at most {NAME_BYTES_MAX} are allowed",
-            name.len()
-        ),
-    ))
-}
-
-fn check_stages(stages: Vec<String>) -> Result<Vec<String>, Failure> {
-    if stages.is_empty() || stages.len() > HELLO_STAGES {
-        let text = format!(
-            "hello.stages names {} stages; 1 to {HELLO_STAGES} are allowed",
-            stages.len()
-        );
-        return Err(Failure::field("hello.stages", text));
-    }
-    stages
-        .into_iter()
-        .map(|stage| named(stage, "hello.stages"))
-        .collect()
 }

@@ -19,13 +19,12 @@ impl Admin {
         request: v1::ListDeadLettersRequest,
     ) -> Result<v1::ListDeadLettersResponse, Failure> {
         let limit = limit_of(request.limit);
-        let after = Sequence(request.after_sequence);
+        // After all of that sequence's own, whatever its destinations.
+        let from = DeadLetterKey {
+            sequence: Sequence(request.after_sequence.saturating_add(1)),
+            destination: None,
+        };
         let list = move |interface: &Interface| {
-            // After all of that sequence's own, whatever its destinations.
-            let from = DeadLetterKey {
-                sequence: after.next(),
-                destination: None,
-            };
             let first = interface.dead_letters.get_key_value(&from);
             let rest = interface.dead_letters.range((Excluded(from), Unbounded));
             let mut dead_letters: Vec<v1::DeadLetter> = first

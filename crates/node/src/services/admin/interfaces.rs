@@ -8,6 +8,7 @@ use ordo_core::{
     UpdateInterface, validate_interface_name,
 };
 use ordo_wire::convert::{interface_config_from_proto, interface_config_to_proto};
+use ordo_wire::request::quoted;
 use ordo_wire::status::Failure;
 use ordo_wire::v1;
 
@@ -114,7 +115,10 @@ impl Admin {
         let found = self.read(false, move |glance| find(glance, &name)).await?;
         let (id, number) = found.ok_or_else(|| unknown_interface(interface))?;
         if !destination.is_empty() && number.is_none() {
-            let text = format!("interface {interface:?} has no destination {destination:?}");
+            let text = format!(
+                "interface {interface:?} has no destination {}",
+                quoted(destination)
+            );
             return Err(Failure::new(v1::Reason::UnknownDestination, text));
         }
         Ok((id, number))

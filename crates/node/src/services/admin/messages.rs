@@ -1,6 +1,6 @@
 //! One message's whole history.
 
-use super::super::{bytes_of, uuid_of};
+use super::super::bytes_of;
 use super::{Admin, unknown_interface};
 use crate::context::Context;
 use crate::leader::{Glance, Place};
@@ -10,6 +10,7 @@ use ordo_core::{
 };
 use ordo_storage::StoreError;
 use ordo_wire::convert::headers_to_proto;
+use ordo_wire::request::uuid_of;
 use ordo_wire::status::Failure;
 use ordo_wire::v1::{self, MessageEventKind, MessageStatus, Reason};
 use std::sync::Arc;

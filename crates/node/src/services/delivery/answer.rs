@@ -1,14 +1,13 @@
 //! From a consumer's answers to commands, and back to results.
 
-use super::super::check_reason;
 use crate::context::Context;
 use crate::proposer::Pending;
-use ordo_core::limits::POSTPONE_MS_MAX;
 use ordo_core::{
     AnswerKind, Command, DestinationNumber, Epoch, InterfaceId, Refusal, Reply, Sequence,
 };
+use ordo_wire::request::answer_of;
 use ordo_wire::status::{Failure, reason_of};
-use ordo_wire::v1::{self, Reason, answer};
+use ordo_wire::v1::{self, Reason};
 use std::collections::BTreeMap;
 
 /// A grant as it was told to the consumer, and what was written under it.
@@ -139,41 +138,12 @@ fn command_of(
         );
         return Err(Failure::new(Reason::NotReleased, text));
     }
-    let reason = |reason: String| check_reason(&reason).map(|()| reason);
-    let (kind, name) = match answer.answer {
-        Some(answer::Answer::Ack(_)) => (AnswerKind::Ack, "ack"),
-        Some(answer::Answer::Retry(retry)) => {
-            let after_ms = check_pause(retry.after_ms)?;
-            (
-                AnswerKind::Retry {
-                    after_ms,
-                    reason: reason(retry.reason)?,
-                },
-                "retry",
-            )
-        }
-        Some(answer::Answer::Reject(reject)) => (
-            AnswerKind::Reject {
-                reason: reason(reject.reason)?,
-            },
-            "reject",
-        ),
-        Some(answer::Answer::Unavailable(unavailable)) => {
-            let after_ms = check_pause(unavailable.after_ms)?;
-            (
-                AnswerKind::Unavailable {
-                    after_ms,
-                    reason: reason(unavailable.reason)?,
-                },
-                "unavailable",
-            )
-        }
-        None => {
-            return Err(Failure::field(
-                "answer",
-                "the answer is none of ack, retry, reject and unavailable",
-            ));
-        }
+    let kind = answer_of(answer.answer)?;
+    let name = match kind {
+        AnswerKind::Ack => "ack",
+        AnswerKind::Retry { .. } => "retry",
+        AnswerKind::Reject { .. } => "reject",
+        AnswerKind::Unavailable { .. } => "unavailable",
     };
     let (interface, destination) = (granted.interface, granted.destination);
     Ok((
@@ -185,15 +155,5 @@ fn command_of(
             kind,
         },
         name,
-    ))
-}
-
-fn check_pause(after_ms: u64) -> Result<u64, Failure> {
-    if after_ms <= POSTPONE_MS_MAX {
-        return Ok(after_ms);
-    }
-    Err(Failure::field(
-        "after_ms",
-        format!("after_ms is {after_ms}; at most {POSTPONE_MS_MAX} is allowed"),
     ))
 }

@@ -1,14 +1,13 @@
 //! From a frame to a proposal: what is refused at once, what is refused for now, what is proposed.
 
-use super::super::{check_headers, failed, quoted, run_ended, stopped, uuid_of, view_named};
+use super::super::{failed, run_ended, stopped, view_named};
 use crate::admission::{InterfaceView, Room, Transient};
 use crate::context::Context;
 use crate::proposer::{Pending, RunId, headers_weight};
-use ordo_core::limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use ordo_core::{
     Command, Ingest, InterfaceConfig, InterfaceId, MessageId, Refusal, RefuseIngest, Reply,
 };
-use ordo_wire::convert::{digest, header_from_proto};
+use ordo_wire::request::{ingest_of, quoted};
 use ordo_wire::status::{Failure, reason_of};
 use ordo_wire::v1::{self, IngestRefused, Reason, ingest_result};
 use std::collections::BTreeMap;
@@ -183,7 +182,7 @@ impl Acceptor {
         let Some(view) = view_named(&self.context, &batch.interface).await? else {
             let refused = permanent(
                 Reason::UnknownInterface,
-                unknown_interface(&batch.interface),
+                format!("interface {} is unknown", quoted(&batch.interface)),
             );
             accepted.plan.extend(
                 batch
@@ -346,42 +345,23 @@ fn check_all(
     accepted: &mut Accepted,
 ) -> Vec<Candidate> {
     let mut candidates = Vec::with_capacity(batch.messages.len());
-    let producer = batch.producer;
+    let wrong = |failure: Failure| permanent(failure.reason, failure.text);
     for message in batch.messages {
-        let message_id = match check_identity(&producer, &message) {
-            Ok(message_id) => message_id,
-            Err(refused) => {
-                accepted.plan.push(Plan::Refused(refused));
+        let checked = match ingest_of(view.id, config, &batch.producer, message) {
+            Ok(checked) => checked,
+            Err(failure) => {
+                accepted.plan.push(Plan::Refused(wrong(failure)));
                 continue;
             }
         };
-        let headers = check_headers(&message.headers);
-        let impossible = headers.is_err() || message.payload.len() > PAYLOAD_BYTES_MAX as usize;
-        let refused = match headers {
-            Ok(()) => check_payload(config, &message).err(),
-            Err(failure) => Some(permanent(failure.reason, failure.text)),
-        };
-        let numbered =
-            (!producer.is_empty()).then(|| (producer.clone(), message.producer_sequence));
-        let headers: Vec<_> = message.headers.into_iter().map(header_from_proto).collect();
-        let digest = digest(&message.payload, &headers);
-        let payload = message.payload;
         let at = accepted.plan.len();
         accepted.plan.push(Plan::Proposed {
-            payload_bytes: payload.len() as u64,
+            payload_bytes: checked.ingest.payload.len() as u64,
         });
-        let ingest = Ingest {
-            interface: view.id,
-            message_id,
-            digest,
-            payload,
-            headers,
-            numbered,
-        };
         candidates.push(Candidate {
-            ingest,
-            refused,
-            impossible,
+            ingest: checked.ingest,
+            refused: checked.too_large.map(wrong),
+            impossible: checked.impossible,
             at,
         });
     }
@@ -399,50 +379,10 @@ fn earlier_refused(latest: u64) -> Transient {
     }
 }
 
-fn check_identity(producer: &str, message: &v1::IngestMessage) -> Result<MessageId, IngestRefused> {
-    let wrong = |failure: Failure| permanent(failure.reason, failure.text);
-    let message_id = uuid_of("message_id", &message.message_id).map_err(wrong)?;
-    if producer.len() > NAME_BYTES_MAX {
-        let text = format!(
-            "producer has {} bytes; at most {NAME_BYTES_MAX} are allowed",
-            producer.len()
-        );
-        return Err(permanent(Reason::TooLarge, text));
-    }
-    match (producer.is_empty(), message.producer_sequence) {
-        (true, 0) | (false, 1..) => Ok(MessageId(message_id)),
-        (true, given) => {
-            let text = format!("producer_sequence is {given}, but producer is empty");
-            Err(permanent(Reason::InvalidField, text))
-        }
-        (false, 0) => {
-            let text =
-                "producer_sequence is 0; a producer that is named numbers its messages from 1";
-            Err(permanent(Reason::InvalidField, text))
-        }
-    }
-}
-
-fn check_payload(
-    config: &InterfaceConfig,
-    message: &v1::IngestMessage,
-) -> Result<(), IngestRefused> {
-    let (bytes, limit) = (message.payload.len(), config.payload_bytes_max as usize);
-    if bytes <= limit {
-        return Ok(());
-    }
-    let text = format!("payload has {bytes} bytes; payload_bytes_max of the interface is {limit}");
-    Err(permanent(Reason::TooLarge, text))
-}
-
-/// The name is cut to what a name may be, whatever somebody sent.
-fn unknown_interface(name: &str) -> String {
-    format!("interface {} is unknown", quoted(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ordo_wire::convert::digest;
 
     #[test]
     fn headers_count_as_bytes_on_their_way() {

@@ -1,17 +1,14 @@
 //! From a worker's reports to commands, and back to results.
 
-use super::super::{check_headers, check_reason, quoted, uuid_of, view_of};
+use super::super::view_of;
 use crate::admission::InterfaceView;
 use crate::context::Context;
 use crate::leader::{Freed, Place};
 use crate::proposer::Pending;
-use ordo_core::{
-    Command, DestinationNumber, InterfaceConfig, InterfaceId, Outcome, Refusal, Reply, Report,
-    Sequence, Turn,
-};
-use ordo_wire::convert::header_from_proto;
+use ordo_core::{Command, InterfaceConfig, InterfaceId, Outcome, Refusal, Reply, Report};
+use ordo_wire::request::{report_of, uuid_of};
 use ordo_wire::status::{Failure, reason_of};
-use ordo_wire::v1::{self, Reason, work_report};
+use ordo_wire::v1::{self, Reason};
 use rand::Rng;
 use std::sync::{Arc, PoisonError};
 
@@ -134,96 +131,16 @@ fn command_of(
     config: &InterfaceConfig,
     report: v1::WorkReport,
 ) -> Result<(Report, &'static str), Failure> {
-    let Some(stage) = config.stage_number(&report.stage) else {
-        let text = format!(
-            "interface {:?} has no stage {}",
-            view.name,
-            quoted(&report.stage)
-        );
-        return Err(Failure::new(Reason::UnknownStage, text));
+    let jitter = || {
+        let rng = context.rng.lock();
+        rng.unwrap_or_else(PoisonError::into_inner).random()
     };
-    let reason = |reason: String| check_reason(&reason).map(|()| reason);
-    let (outcome, name) = match report.outcome {
-        Some(work_report::Outcome::Complete(complete)) => {
-            (complete_of(view, config, complete)?, "complete")
-        }
-        Some(work_report::Outcome::Retry(retry)) => {
-            let jitter = context
-                .rng
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .random();
-            (
-                Outcome::Retry {
-                    reason: reason(retry.reason)?,
-                    jitter,
-                },
-                "retry",
-            )
-        }
-        Some(work_report::Outcome::Reject(reject)) => (
-            Outcome::Reject {
-                reason: reason(reject.reason)?,
-            },
-            "reject",
-        ),
-        Some(work_report::Outcome::Filter(filter)) => (
-            Outcome::Filter {
-                reason: reason(filter.reason)?,
-            },
-            "filter",
-        ),
-        None => return Err(Failure::field("outcome", "the report has no outcome")),
-    };
-    let report = Report {
-        interface: view.id,
-        sequence: Sequence(report.sequence),
-        stage,
-        turn: Turn(report.turn),
-        outcome,
+    let report = report_of((view.id, &view.name), config, report, jitter)?;
+    let name = match report.outcome {
+        Outcome::Complete { .. } => "complete",
+        Outcome::Retry { .. } => "retry",
+        Outcome::Reject { .. } => "reject",
+        Outcome::Filter { .. } => "filter",
     };
     Ok((report, name))
-}
-
-fn complete_of(
-    view: &InterfaceView,
-    config: &InterfaceConfig,
-    complete: v1::WorkComplete,
-) -> Result<Outcome, Failure> {
-    let limit = config.payload_bytes_max as usize;
-    if let Some(payload) = complete
-        .payload
-        .as_ref()
-        .filter(|payload| payload.len() > limit)
-    {
-        let text = format!(
-            "payload has {} bytes; payload_bytes_max of the interface is {limit}",
-            payload.len()
-        );
-        return Err(Failure::new(Reason::TooLarge, text));
-    }
-    check_headers(&complete.headers)?;
-    let number = |name: &String| -> Result<DestinationNumber, Failure> {
-        config.destination_number(name).ok_or_else(|| {
-            let text = format!(
-                "interface {:?} has no destination {}",
-                view.name,
-                quoted(name)
-            );
-            Failure::new(Reason::UnknownDestination, text)
-        })
-    };
-    Ok(Outcome::Complete {
-        payload: complete.payload,
-        headers: complete
-            .headers
-            .into_iter()
-            .map(header_from_proto)
-            .collect(),
-        destinations: complete
-            .destinations
-            .iter()
-            .map(number)
-            .collect::<Result<_, _>>()?,
-    })
 }
