@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use simulations::bugs::{self, Bug};
+use simulations::world::Show;
 use simulations::{fleet, world};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Runs the real nodes and clients on a simulated network, clock and disk, and checks every promise.
@@ -21,6 +23,9 @@ struct Args {
     /// Print the whole trace of the seed as it comes.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Write the history of the seed there, a line of JSON for each event.
+    #[arg(long, value_name = "FILE", requires = "seed")]
+    history: Option<PathBuf>,
     /// Print what came of the seed as JSON.
     #[arg(long, requires = "seed", hide = true)]
     json: bool,
@@ -88,7 +93,11 @@ fn one(args: &Args, seed: u64, bug: Option<Bug>) -> Result<ExitCode> {
     }
     bugs::choose(bug);
     world::watch_panics();
-    let outcome = simulations::run(seed, args.trace);
+    let show = Show {
+        trace: args.trace,
+        history: args.history.clone(),
+    };
+    let outcome = simulations::run(seed, &show);
     if args.json {
         println!("{}", serde_json::to_string(&outcome)?);
         return Ok(ExitCode::SUCCESS);

@@ -255,7 +255,7 @@ impl Observer for WatchedLoops {
         rules::set_clock(self.place.wall_ms());
         self.watch.applied(&self.place, view, lump);
         let lost;
-        let lump = match bugs::has(Bug::EffectsLost) && lump.last_log_id.index % 11 == 0 {
+        let lump = match bugs::has(Bug::EffectsLost) && lump.last_log_id.index.is_multiple_of(11) {
             true => {
                 lost = Lump {
                     last_log_id: lump.last_log_id,

@@ -81,7 +81,8 @@ pub struct Boot {
 
 /// An empty state store, whose flushes leave something out where a bug says so.
 fn empty_memory() -> MemoryState {
-    let flawed: [(Bug, fn(&Key) -> bool); 6] = [
+    type Flaw = fn(&Key) -> bool;
+    let flawed: [(Bug, Flaw); 6] = [
         (Bug::RecordsNotFlushed, |key| matches!(key, Key::Record(..))),
         (Bug::PositionNotFlushed, |key| matches!(key, Key::Clock)),
         (Bug::DestinationsNotFlushed, |key| {

@@ -9,7 +9,10 @@ use ordo_oracle::{Completeness, InterfaceShape, Name, Recorder, What, check};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::cell::{Cell, RefCell};
+use std::fs::File;
 use std::future::{Future, pending};
+use std::io::BufWriter;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -223,7 +226,7 @@ impl Workload {
     }
 
     /// Judges the history.
-    pub fn judge(&self, notes: &Notes) {
+    pub fn judge(&self, notes: &Notes, write_to: Option<&Path>) {
         let completeness = match &*self.ended.borrow() {
             Some(Ok(())) => Completeness::Healed,
             Some(Err(why)) => {
@@ -238,6 +241,13 @@ impl Workload {
             let is_final = |event: &ordo_oracle::Event| matches!(event.what, What::Final { .. });
             let end = history.events.iter().position(is_final);
             history.events.truncate(end.unwrap_or(usize::MAX));
+        }
+        if let Some(path) = write_to {
+            let written = File::create(path).map_err(Into::into);
+            let written = written.and_then(|file| history.write(BufWriter::new(file)));
+            if let Err(error) = written {
+                eprintln!("cannot write {}: {error}", path.display());
+            }
         }
         notes.line(format_args!("judging {} events", history.events.len()));
         for violation in check(&history, completeness) {

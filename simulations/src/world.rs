@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use turmoil::Sim;
@@ -99,6 +100,17 @@ struct World<'a> {
     down: BTreeSet<String>,
     /// Hosts without power: nobody hears that they went.
     dark: BTreeSet<String>,
+    /// Where the history goes.
+    history: Option<PathBuf>,
+}
+
+/// What to show of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Show {
+    /// Prints the trace as it comes.
+    pub trace: bool,
+    /// Writes the history there.
+    pub history: Option<PathBuf>,
 }
 
 /// Runs `seed`.
@@ -106,8 +118,8 @@ struct World<'a> {
 /// # Panics
 /// When the temporary folder can't be made.
 #[must_use]
-pub fn run(seed: u64, echo: bool) -> Outcome {
-    let notes = Notes::new(echo);
+pub fn run(seed: u64, show: &Show) -> Outcome {
+    let notes = Notes::new(show.trace);
     // In memory where the machine has such a folder: snapshots are files.
     let shm = std::path::Path::new("/dev/shm");
     let root = match shm.is_dir() {
@@ -116,6 +128,7 @@ pub fn run(seed: u64, echo: bool) -> Outcome {
     };
     let root = root.expect("a temporary folder can be made");
     let mut world = World::new(seed, root.path(), notes.clone());
+    world.history = show.history.clone();
     // A panic in a host's own task comes through to here.
     let lived = catch_unwind(AssertUnwindSafe(|| world.live()));
     let simulated_ms = world.now_ms();
@@ -227,6 +240,7 @@ impl<'a> World<'a> {
             cut_now: BTreeSet::new(),
             down: BTreeSet::new(),
             dark: BTreeSet::new(),
+            history: None,
         }
     }
 
@@ -285,7 +299,7 @@ impl<'a> World<'a> {
                 }
             }
         }
-        self.workload.judge(&self.notes);
+        self.workload.judge(&self.notes, self.history.as_deref());
         Some(healed_ms)
     }
 

@@ -153,11 +153,14 @@ impl Node {
     /// # Panics
     /// When it does not.
     pub async fn ended(&mut self) -> ExitStatus {
-        let mut process = self.process.take().expect("the node was started");
-        eventually("the node to end", async || {
+        // Left in its place until it has ended, so that a node that does not is killed with the others.
+        let process = self.process.as_mut().expect("the node was started");
+        let status = eventually("the node to end", async || {
             process.try_wait().expect("it is our child")
         })
-        .await
+        .await;
+        self.process = None;
+        status
     }
 
     /// Whether the process runs.

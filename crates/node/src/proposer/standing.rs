@@ -74,4 +74,12 @@ impl QuorumLease {
             .get()
             .is_some_and(|(lease, age)| age().is_some_and(|age| age < *lease))
     }
+
+    /// Whether no quorum has acknowledged this leader for so many leases.
+    #[must_use]
+    pub fn is_lapsed_for(&self, leases: u32) -> bool {
+        self.0
+            .get()
+            .is_some_and(|(lease, age)| age().is_none_or(|age| age >= *lease * leases))
+    }
 }

@@ -38,6 +38,9 @@ const ENTRY_EVERY: Duration = Duration::from_millis(700);
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(1);
 /// A pause after a proposal was refused while this node still leads, as it does while it hands leadership over.
 const HOLD: Duration = Duration::from_millis(50);
+/// A leader that no quorum has acknowledged for so many leases lets go of its streams: another one leads by then, if
+/// there can be one, and an idle stream would keep its client here for ever.
+const FORSAKEN_LEASES: u32 = 4;
 /// How long a stopping node waits for what it has sent.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// A leader's runs are numbered from its node id on: with openraft's leader ids two nodes can lead in one term, the
@@ -121,6 +124,7 @@ impl ProposerTask {
             raft,
             loops,
             lead: None,
+            forsaken: None,
             urgent: Queue::default(),
             ingest: Queue::default(),
             in_flight: FuturesUnordered::new(),
@@ -169,6 +173,8 @@ struct Core<R, L> {
     raft: R,
     loops: L,
     lead: Option<Lead>,
+    /// As what this node led when it let go of its streams, and its last run.
+    forsaken: Option<(LeaderId, RunId)>,
     urgent: Queue,
     ingest: Queue,
     in_flight: FuturesUnordered<BoxFuture<'static, Landed>>,
@@ -247,7 +253,11 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
 
     /// Follows the elections.
     fn check_leadership(&mut self) {
-        let leading = self.raft.leading();
+        let (forsaken, alone) = (self.forsaken, !self.shared.quorum.is_valid());
+        // openraft's leader stays one, for itself, until it hears of another.
+        let leading = self.raft.leading().filter(|leader| {
+            !(alone && forsaken.is_some_and(|(as_leader, _)| as_leader == *leader))
+        });
         if leading == self.lead.as_ref().map(|lead| lead.leader) {
             return;
         }
@@ -261,10 +271,15 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
         if let Some(leader) = leading {
             // The first entry brings no time: the state's stands, and is what this leader and its loops count from.
             self.shared.clock.clear();
-            let run = RunId {
+            let first = RunId {
                 term: leader.term(),
                 run: (leader.node_id() << RUNS_BITS) + 1,
             };
+            let again = self.forsaken.take().filter(|(before, _)| *before == leader);
+            let run = again.map_or(first, |(_, last)| RunId {
+                run: last.run + 1,
+                ..last
+            });
             self.lead = Some(Lead {
                 leader,
                 run,
@@ -506,7 +521,25 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
             .set(gauge_of((self.in_flight_bytes + waiting) as u64));
     }
 
+    /// Lets go of the streams when no quorum has been heard for long; leads again when one is.
+    fn check_quorum(&mut self) {
+        if let Some(lead) = &self.lead
+            && lead.open
+            && self.shared.quorum.is_lapsed_for(FORSAKEN_LEASES)
+        {
+            tracing::warn!(
+                term = lead.run.term,
+                "no quorum was heard for long: streams are let go of"
+            );
+            self.forsaken = Some((lead.leader, lead.run));
+        }
+        if self.forsaken.is_some() {
+            self.check_leadership();
+        }
+    }
+
     async fn tick(&mut self) {
+        self.check_quorum();
         let open = self.lead.as_ref().is_some_and(|lead| lead.open);
         let clock = &self.shared.clock;
         let _ = clock.now();

@@ -368,3 +368,27 @@ async fn a_stopping_node_waits_for_what_is_on_its_way_and_takes_nothing_more() {
         .unwrap();
     assert_eq!(sent.await, Ok(vec![Reply::Done]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_no_quorum_hears_lets_go_of_its_streams_and_leads_again_in_a_later_run() {
+    let (node, run) = leading().await;
+    let mut standing = node.proposer.standing();
+    node.raft.acknowledge(Some(Duration::from_secs(3)));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(*standing.borrow(), Standing::Leading(run), "three leases");
+    node.raft.acknowledge(Some(Duration::from_secs(4)));
+    let following = standing.wait_for(|standing| *standing == Standing::Following);
+    following.await.unwrap();
+    let refused = node.proposer.propose(vec![command(1)]).await;
+    assert_eq!(refused, Err(ProposeError::NotLeader { leader: None }));
+
+    node.raft.acknowledge(Some(Duration::ZERO));
+    let first = node.raft.apply().await;
+    assert!(first.commands.is_empty());
+    let later = RunId {
+        run: run.run + 1,
+        ..run
+    };
+    let leads = standing.wait_for(|standing| *standing == Standing::Leading(later));
+    leads.await.unwrap();
+}

@@ -10,9 +10,12 @@ use crate::name::Name;
 pub(super) const SENTENCE: &str = "Every failure in a message's own history was reported by a worker or a consumer (guarantees 9 and 11).";
 pub(super) const HEALED_ONLY: bool = false;
 
+/// A sequence, what was reported, and of which stage or destination.
+type Failed<'a> = (u64, EventKind, &'a Name);
+
 pub(super) fn check(lane: &Lane<'_>) -> Result<(), Seen> {
     // Reports that may have been recorded, by what the history calls them; those of one turn count once.
-    let mut reported: BTreeMap<(u64, EventKind, &Name), BTreeSet<(u64, usize)>> = BTreeMap::new();
+    let mut reported: BTreeMap<Failed<'_>, BTreeSet<(u64, usize)>> = BTreeMap::new();
     for report in lane.reports.iter().filter(|report| report.may_count()) {
         let kind = match report.kind {
             ReportKind::Retry => EventKind::Retried,
