@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ordo_client::{Cluster, Connect, TcpConnector, proto};
-use ordo_node::{Config, PeerConfig, Seams, ServeHandle, start};
+use ordo_node::config::PeerConfig;
+use ordo_node::{Config, Seams, ServeHandle, start};
 use ordo_oracle::actors::*;
 use ordo_oracle::*;
 use rand::SeedableRng;
@@ -212,7 +213,7 @@ async fn run(seed: u64, messages: u64, rogues: bool) -> History {
     while let Some(ended) = staff.join_next().await {
         ended.unwrap();
     }
-    node.handle.shutdown().await;
+    node.handle.shutdown().await.unwrap();
     recorder.take()
 }
 
