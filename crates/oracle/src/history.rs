@@ -192,6 +192,8 @@ pub enum What {
         interface: Name,
         /// The dead letter's sequence.
         sequence: u64,
+        /// Its message's identity.
+        message_id: Uuid,
         /// The destination that refused it; None for one that failed in a stage.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         destination: Option<Name>,

@@ -158,6 +158,7 @@ pub struct Read<'h> {
 pub struct Operate<'h> {
     pub at: usize,
     pub sequence: u64,
+    pub message_id: Uuid,
     pub destination: Option<&'h Name>,
     pub deed: Deed,
     /// Where and what was answered.
@@ -474,6 +475,7 @@ impl<'h> Index<'h> {
                 call,
                 interface,
                 sequence,
+                message_id,
                 destination,
                 deed,
             } => {
@@ -482,6 +484,7 @@ impl<'h> Index<'h> {
                 lane.operates.push(Operate {
                     at,
                     sequence: *sequence,
+                    message_id: *message_id,
                     destination: destination.as_ref(),
                     deed: *deed,
                     operated: None,
@@ -743,6 +746,8 @@ impl<'h> Lane<'h> {
         let assigned = assigned.map(|a| sight(a.at, a.sequence, a.message_id));
         let delivered = self.delivered.iter();
         let delivered = delivered.map(|d| sight(d.at, d.sequence, d.message_id));
+        let operates = self.operates.iter();
+        let operates = operates.map(|o| sight(o.at, o.sequence, o.message_id));
         let messages = self.messages.iter();
         let messages = messages.map(|m| sight(m.at, m.sequence, m.message_id));
         let letters = self.letters.iter();
@@ -750,6 +755,7 @@ impl<'h> Lane<'h> {
         let mut sights: Vec<_> = sends
             .chain(assigned)
             .chain(delivered)
+            .chain(operates)
             .chain(messages)
             .chain(letters)
             .collect();

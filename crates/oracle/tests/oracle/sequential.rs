@@ -895,10 +895,12 @@ impl Sequential {
             true => Deed::Discard,
             false => Deed::Redrive { in_place_only },
         };
+        let message_id = self.slots[sequence as usize - 1].id;
         let what = What::Operate {
             call,
             interface: INTERFACE.into(),
             sequence,
+            message_id,
             destination: destination.clone(),
             deed,
         };
