@@ -5,17 +5,17 @@
 //! the history orders it against others only this far: what an answer says was true when it was recorded, and
 //! nothing can have come of a call before it was begun.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, Write};
+mod file;
+mod protocol;
 
-use ordo_client::proto;
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::name::{Digest, Name};
 
-/// The version of the form in which histories are written.
-pub const FORMAT_VERSION: u32 = 1;
+pub use file::{FORMAT_VERSION, HistoryError};
 
 /// The events of one run, in the order in which they were recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -192,6 +192,8 @@ pub enum What {
         interface: Name,
         /// The dead letter's sequence.
         sequence: u64,
+        /// Its message's identity.
+        message_id: Uuid,
         /// The destination that refused it; None for one that failed in a stage.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         destination: Option<Name>,
@@ -552,187 +554,6 @@ pub enum DeadLetterCause {
     DeliveryRejected,
     DeliveryAttempts,
     Unknown,
-}
-
-/// A history can't be read or written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HistoryError {
-    /// Reading or writing failed.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    /// The first line does not name a history of this version.
-    #[error("not a history of version {FORMAT_VERSION}")]
-    Format,
-    /// A line is not an event.
-    #[error("line {line}: {error}")]
-    Line {
-        /// From 1.
-        line: usize,
-        /// What is wrong with it.
-        error: serde_json::Error,
-    },
-}
-
-#[derive(PartialEq, Eq, Serialize, Deserialize)]
-struct Head {
-    ordo_history: u32,
-}
-
-impl History {
-    /// Writes it: a line that names the format, then one event a line, as JSON.
-    ///
-    /// # Errors
-    /// Writing fails.
-    pub fn write(&self, mut to: impl Write) -> Result<(), HistoryError> {
-        let head = Head {
-            ordo_history: FORMAT_VERSION,
-        };
-        let failed = |error: serde_json::Error| HistoryError::Io(error.into());
-        serde_json::to_writer(&mut to, &head).map_err(failed)?;
-        writeln!(to)?;
-        for event in &self.events {
-            serde_json::to_writer(&mut to, event).map_err(failed)?;
-            writeln!(to)?;
-        }
-        to.flush()?;
-        Ok(())
-    }
-
-    /// Reads what [`History::write`] wrote.
-    ///
-    /// # Errors
-    /// Reading fails, or what is read is not a history of this version.
-    pub fn read(from: impl BufRead) -> Result<Self, HistoryError> {
-        let mut lines = from.lines();
-        let head = lines.next().ok_or(HistoryError::Format)??;
-        match serde_json::from_str::<Head>(&head) {
-            Ok(head) if head.ordo_history == FORMAT_VERSION => {}
-            _ => return Err(HistoryError::Format),
-        }
-        let mut events = Vec::new();
-        for (index, line) in lines.enumerate() {
-            let event = serde_json::from_str(&line?).map_err(|error| HistoryError::Line {
-                line: index + 2,
-                error,
-            })?;
-            events.push(event);
-        }
-        Ok(Self { events })
-    }
-}
-
-impl InterfaceShape {
-    /// The shape of an interface as its creation answered it, defaults filled in.
-    #[must_use]
-    pub fn of(interface: &proto::Interface) -> Self {
-        let config = interface.config.clone().unwrap_or_default();
-        Self {
-            name: interface.name.as_str().into(),
-            stages: config.stages.iter().map(StageShape::of).collect(),
-            destinations: config
-                .destinations
-                .iter()
-                .map(|destination| DestinationShape {
-                    name: destination.name.as_str().into(),
-                    max_attempts: destination.max_attempts,
-                })
-                .collect(),
-            dedup_messages: config.dedup_messages,
-            window: config.window,
-        }
-    }
-}
-
-impl StageShape {
-    fn of(stage: &proto::StageConfig) -> Self {
-        Self {
-            name: stage.name.as_str().into(),
-            max_attempts: stage.max_attempts,
-            max_losses: stage.max_losses,
-        }
-    }
-}
-
-impl Standing {
-    /// Where an interface stands, as a read answered.
-    #[must_use]
-    pub fn of(interface: &proto::Interface) -> Self {
-        let destinations = interface.destinations.iter().map(|destination| {
-            let standing = DestinationStanding {
-                checkpoint: destination.checkpoint,
-                epoch: destination.epoch,
-            };
-            (destination.name.as_str().into(), standing)
-        });
-        Self {
-            last_sequence: interface.last_sequence,
-            watermark: interface.watermark,
-            destinations: destinations.collect(),
-            dead_letters: interface.dead_letters,
-            failed: interface.failed,
-            filtered: interface.filtered,
-        }
-    }
-}
-
-impl From<proto::SkipReason> for SkipCause {
-    fn from(reason: proto::SkipReason) -> Self {
-        match reason {
-            proto::SkipReason::Rejected => Self::Rejected,
-            proto::SkipReason::Attempts => Self::Attempts,
-            proto::SkipReason::Losses => Self::Losses,
-            proto::SkipReason::Filtered => Self::Filtered,
-            proto::SkipReason::Unspecified => Self::Unknown,
-        }
-    }
-}
-
-impl From<proto::MessageStatus> for MessageStatus {
-    fn from(status: proto::MessageStatus) -> Self {
-        match status {
-            proto::MessageStatus::Pending => Self::Pending,
-            proto::MessageStatus::Ready => Self::Ready,
-            proto::MessageStatus::Failed => Self::Failed,
-            proto::MessageStatus::Filtered => Self::Filtered,
-            proto::MessageStatus::Delivered => Self::Delivered,
-            proto::MessageStatus::Skipped => Self::Skipped,
-            proto::MessageStatus::Unspecified => Self::Unknown,
-        }
-    }
-}
-
-impl From<proto::MessageEventKind> for EventKind {
-    fn from(kind: proto::MessageEventKind) -> Self {
-        match kind {
-            proto::MessageEventKind::Accepted => Self::Accepted,
-            proto::MessageEventKind::Completed => Self::Completed,
-            proto::MessageEventKind::Retried => Self::Retried,
-            proto::MessageEventKind::Rejected => Self::Rejected,
-            proto::MessageEventKind::Filtered => Self::Filtered,
-            proto::MessageEventKind::Lost => Self::Lost,
-            proto::MessageEventKind::Redriven => Self::Redriven,
-            proto::MessageEventKind::DeliveryRetried => Self::DeliveryRetried,
-            proto::MessageEventKind::DeliveryRejected => Self::DeliveryRejected,
-            proto::MessageEventKind::Delivered => Self::Delivered,
-            proto::MessageEventKind::Skipped => Self::Skipped,
-            proto::MessageEventKind::Discarded => Self::Discarded,
-            proto::MessageEventKind::Unspecified => Self::Unknown,
-        }
-    }
-}
-
-impl From<proto::DeadLetterCause> for DeadLetterCause {
-    fn from(cause: proto::DeadLetterCause) -> Self {
-        match cause {
-            proto::DeadLetterCause::Rejected => Self::Rejected,
-            proto::DeadLetterCause::Attempts => Self::Attempts,
-            proto::DeadLetterCause::Losses => Self::Losses,
-            proto::DeadLetterCause::DeliveryRejected => Self::DeliveryRejected,
-            proto::DeadLetterCause::DeliveryAttempts => Self::DeliveryAttempts,
-            proto::DeadLetterCause::Unspecified => Self::Unknown,
-        }
-    }
 }
 
 #[expect(

@@ -41,6 +41,8 @@ pub(super) struct Entry {
     pub(super) cost: u32,
     /// It was on a stream at least once.
     pub(super) sent: bool,
+    /// A stream ended that had it unanswered: the node may take it from there yet, whatever is said of it elsewhere.
+    pub(super) in_doubt: bool,
     pub(super) reply: oneshot::Sender<Result<Accepted, SendError>>,
 }
 
@@ -278,7 +280,13 @@ impl Lanes {
                 let until = (now + pause).max(lane.closed_until.unwrap_or(now));
                 lane.closed_until = Some(until);
                 if gives_up {
-                    self.answer(entry, Err(SendError::Refused(Box::new(refusal))));
+                    let refusal = Box::new(refusal);
+                    let error = if entry.in_doubt {
+                        SendError::OutcomeUnknown(refusal)
+                    } else {
+                        SendError::Refused(refusal)
+                    };
+                    self.answer(entry, Err(error));
                 } else {
                     lane.refused.push_back(entry);
                 }
@@ -298,7 +306,8 @@ impl Lanes {
 
     /// The stream is over: whatever it left unanswered waits again, in order. Refusal numbers were the stream's.
     pub(super) fn stream_ended(&mut self) {
-        while let Some((index, entry)) = self.in_flight.pop_back() {
+        while let Some((index, mut entry)) = self.in_flight.pop_back() {
+            entry.in_doubt = true;
             let lane = &mut self.lanes[index as usize];
             lane.in_flight -= 1;
             lane.waiting.push_front(entry);

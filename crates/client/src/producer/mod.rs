@@ -400,6 +400,7 @@ impl Producer {
                 message,
                 cost,
                 sent: false,
+                in_doubt: false,
                 reply,
             },
         ));

@@ -239,6 +239,24 @@ async fn refusals_reach_their_senders_with_reason_and_text() {
 }
 
 #[tokio::test]
+async fn a_message_that_an_earlier_stream_may_have_carried_is_not_called_refused_when_it_is_given_up()
+ {
+    let mut node = Node::start().await;
+    let cluster = node.cluster();
+    let producer = cluster.producer().on_refusal(OnRefusal::GiveUp);
+    let producer = producer.start().unwrap();
+    let send = producer.send("orders", message(1));
+    let mut stream = node.ingest().await;
+    assert_eq!(ids(&stream.next().await), [1]);
+    stream.fail(Failure::not_leader(None));
+    let mut stream = node.ingest().await;
+    assert_eq!(ids(&stream.next().await), [1]);
+    stream.send(results([refused(Reason::WindowFull, 1)]));
+    let error = within(send).await.unwrap_err();
+    assert!(matches!(error, SendError::OutcomeUnknown(_)), "{error}");
+}
+
+#[tokio::test]
 async fn what_is_not_allowed_or_does_not_fit_is_not_sent() {
     let node = Node::start().await;
     let producer = node

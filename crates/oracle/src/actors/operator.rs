@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio_util::sync::CancellationToken;
 
+use super::finish::uuid_of;
 use super::{about, certain_refusal, paused};
 use crate::history::{Deed, OperateResult, What};
 use crate::name::Name;
@@ -103,6 +104,7 @@ async fn act(
         call,
         interface: interface.clone(),
         sequence: letter.sequence,
+        message_id: uuid_of(&letter.message_id),
         destination: (!destination.is_empty()).then(|| destination.into()),
         deed,
     });

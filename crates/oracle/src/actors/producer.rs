@@ -92,8 +92,7 @@ struct Run<'a> {
     answers: JoinSet<()>,
 }
 
-/// Sends the plan's messages and waits for their answers, or until `stop`: then it sends no more, and takes leave of
-/// what is unanswered.
+/// Sends the plan's messages, or what it can of them until `stop`, and waits for the answers of what it sent.
 ///
 /// # Errors
 /// The plan can't be carried out by the client library.
@@ -123,23 +122,19 @@ pub async fn produce(
         lanes: lanes.collect(),
         answers: JoinSet::new(),
     };
-    let sending = async {
-        for number in 0..plan.messages {
-            run.message((number % plan.interfaces.len() as u64) as usize)
-                .await;
-            let pause = about(&mut run.random, plan.pace);
-            if !pause.is_zero() && !paused(pause, &stop).await {
-                break;
-            }
+    for number in 0..plan.messages {
+        if stop.is_cancelled() {
+            break;
         }
-        while run.answers.join_next().await.is_some() {}
-        run.producer.close().await;
-    };
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => {}
-        () = sending => {}
+        let lane = (number % plan.interfaces.len() as u64) as usize;
+        run.message(lane).await;
+        let pause = about(&mut run.random, plan.pace);
+        if !pause.is_zero() {
+            paused(pause, &stop).await;
+        }
     }
+    while run.answers.join_next().await.is_some() {}
+    run.producer.close().await;
     Ok(())
 }
 

@@ -213,7 +213,7 @@ async fn run(seed: u64, messages: u64, rogues: bool) -> History {
     while let Some(ended) = staff.join_next().await {
         ended.unwrap();
     }
-    node.handle.shutdown().await;
+    node.handle.shutdown().await.unwrap();
     recorder.take()
 }
 
@@ -275,4 +275,50 @@ async fn rogues_are_refused_and_harm_nobody() {
     };
     assert!(of("rogue-worker", refused) > 0);
     assert!(of("rogue-producer", |what| matches!(what, What::Sent { .. })) >= 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zz_soak() {
+    let Ok(seeds) = std::env::var("SOAK") else {
+        return;
+    };
+    let (from, to) = seeds.split_once('-').unwrap();
+    for seed in from.parse::<u64>().unwrap()..to.parse().unwrap() {
+        let history = run(seed, 400, seed % 3 != 0).await;
+        let mut kinds = std::collections::BTreeMap::<String, usize>::new();
+        for event in &history.events {
+            let v = serde_json::to_value(event).unwrap();
+            *kinds
+                .entry(v["what"].as_str().unwrap().to_owned())
+                .or_default() += 1;
+            if v["what"] == "delivered"
+                || v["what"] == "sent"
+                || v["what"] == "operated"
+                || v["what"] == "reported"
+                || v["what"] == "answered"
+                || v["what"] == "report"
+                || v["what"] == "answer"
+            {
+                let k = format!(
+                    "{} {}{}{}{}",
+                    v["what"].as_str().unwrap(),
+                    v["content"],
+                    v["result"],
+                    v["kind"],
+                    v["verdict"]
+                );
+                let k: String = k.chars().filter(|c| !c.is_ascii_digit()).take(90).collect();
+                let k = k.split("digest").next().unwrap().to_owned();
+                *kinds.entry(k).or_default() += 1;
+            }
+        }
+        eprintln!("seed {seed}: {kinds:#?}");
+        history
+            .write(std::fs::File::create(format!("/tmp/oracle-{seed}.jsonl")).unwrap())
+            .unwrap();
+        let violations = check(&history, Completeness::Healed);
+        for violation in &violations {
+            eprintln!("VIOLATION seed {seed} {}", violation.show(&history, 3));
+        }
+    }
 }

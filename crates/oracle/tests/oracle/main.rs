@@ -7,3 +7,4 @@ mod generated;
 mod mutations;
 mod sequential;
 mod small;
+mod story;

@@ -22,6 +22,7 @@ fn entry(id: u8, bytes: usize) -> (Entry, Answer) {
             message,
             cost: u32::try_from(bytes + 256).unwrap(),
             sent: false,
+            in_doubt: false,
             reply,
         },
         answer,
