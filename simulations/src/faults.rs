@@ -1,6 +1,6 @@
 //! What goes wrong in a run, and when.
 
-use crate::place::DiskFault;
+use crate::place::{DiskFault, ProposalFault};
 use crate::points::{Down, Point, Trap};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -110,6 +110,13 @@ pub enum Fault {
         /// How many parts in a thousand it runs fast.
         drift: i64,
     },
+    /// Some of the leader's proposals go wrong.
+    Proposals {
+        /// How.
+        fault: ProposalFault,
+        /// For how long.
+        ms: u64,
+    },
     /// Leadership is handed over.
     Transfer,
     /// A node takes a snapshot.
@@ -157,6 +164,7 @@ impl Fault {
             Self::DiskBusy { .. } => "slow disks",
             Self::Disk { .. } => "failing disks",
             Self::Clock { .. } => "clock jumps",
+            Self::Proposals { .. } => "periods of wrong proposals",
             Self::Transfer => "leadership transfers",
             Self::Snapshot { .. } => "snapshots asked for",
             Self::Grow => "nodes added",
@@ -221,6 +229,7 @@ enum Kind {
     DiskBusy,
     Disk,
     Clock,
+    Proposals,
     Transfer,
     Snapshot,
     Grow,
@@ -245,6 +254,7 @@ impl Mix {
             (2, DiskBusy),
             (1, Disk),
             (1, Clock),
+            (2, Proposals),
             (2, Transfer),
             (2, Snapshot),
             (1, Grow),
@@ -340,6 +350,13 @@ fn fault(kind: Kind, rng: &mut StdRng) -> Fault {
             who: who(rng),
             offset_ms: rng.random_range(-3_600_000..3_600_000),
             drift: rng.random_range(-200..200),
+        },
+        Kind::Proposals => Fault::Proposals {
+            fault: match rng.random() {
+                true => ProposalFault::Refused,
+                false => ProposalFault::Late,
+            },
+            ms: rng.random_range(200..4_000),
         },
         Kind::Transfer => Fault::Transfer,
         Kind::Snapshot => Fault::Snapshot { who: who(rng) },

@@ -1,18 +1,19 @@
 //! The parts of a simulated node: the product's own, with eyes, crash points and planted bugs between.
 
 use crate::bugs::{self, Bug};
-use crate::place::Place;
+use crate::place::{Place, ProposalFault};
 use crate::points::Point;
 use crate::rules::{self, Planted};
 use crate::watch::Watch;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::async_runtime::Oneshot as _;
 use openraft::{AsyncRuntime, OptionalSend, RaftLogReader};
 use ordo_core::{Effect, State};
 use ordo_node::Parts;
 use ordo_node::leader::{Event, Loops};
-use ordo_node::proposer::{LeaderId, QuorumAge, RaftConsensus, Replicate, Submitted};
+use ordo_node::proposer::{LeaderId, QuorumAge, RaftConsensus, Replicate, SubmitError, Submitted};
 use ordo_storage::{
     Entry, EntryData, EntryPayload, LogEntries, LogId, Lump, Machine, Observer, OrdoRuntime,
     RaftLog, TypeConfig, View, Vote,
@@ -21,6 +22,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
+
+/// How much later a late proposal is appended: in a later run, most of the time.
+const LATE: Duration = Duration::from_millis(150);
 
 /// What one start of a node is put together with.
 pub struct Eyes {
@@ -61,7 +65,8 @@ impl Parts for Eyes {
 
     fn consensus(&self, consensus: RaftConsensus<Machine<Event>>) -> WatchedConsensus {
         WatchedConsensus {
-            consensus,
+            waited: consensus.clone(),
+            consensus: Arc::new(consensus),
             place: Arc::clone(&self.place),
         }
     }
@@ -308,7 +313,9 @@ impl Observer for WatchedLoops {
 
 /// Consensus, watched.
 pub struct WatchedConsensus {
-    consensus: RaftConsensus<Machine<Event>>,
+    consensus: Arc<RaftConsensus<Machine<Event>>>,
+    /// The same, to be waited on.
+    waited: RaftConsensus<Machine<Event>>,
     place: Arc<Place>,
 }
 
@@ -318,6 +325,22 @@ impl Replicate for WatchedConsensus {
             true => self.consensus.leading().unwrap_or(leader),
             false => leader,
         };
+        match self.place.next_proposal() {
+            None => {}
+            Some(ProposalFault::Refused) => {
+                self.place.notes.count("proposals refused");
+                return std::future::ready(Err(SubmitError::NotLeader { leader: None })).boxed();
+            }
+            Some(ProposalFault::Late) => {
+                self.place.notes.count("proposals late");
+                let consensus = Arc::clone(&self.consensus);
+                tokio::spawn(async move {
+                    tokio::time::sleep(LATE).await;
+                    drop(consensus.submit(data, leader).await);
+                });
+                return std::future::ready(Err(SubmitError::Unknown)).boxed();
+            }
+        }
         if bugs::has(Bug::ProposedTwice) {
             drop(self.consensus.submit(data.clone(), leader).await);
         }
@@ -331,7 +354,7 @@ impl Replicate for WatchedConsensus {
     }
 
     async fn changed(&mut self, quorum: bool) {
-        self.consensus.changed(quorum).await;
+        self.waited.changed(quorum).await;
     }
 
     fn quorum_lease(&self) -> (Duration, QuorumAge) {

@@ -25,6 +25,15 @@ pub enum DiskFault {
     Full,
 }
 
+/// What becomes of some of a leader's proposals, besides what Raft does to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProposalFault {
+    /// It is refused, and the next one is not: an expired lease does that.
+    Refused,
+    /// It is told to be lost, and appended a while later all the same.
+    Late,
+}
+
 /// One node's machine.
 pub struct Place {
     /// The node's number.
@@ -49,6 +58,7 @@ struct State {
     fault: Option<DiskFault>,
     /// Whether this start of the node met a fault of the disk.
     hurt: bool,
+    proposals: Option<ProposalFault>,
     /// How long the disk is busy at most before it takes the next group, in milliseconds.
     disk_busy_ms_max: u64,
     /// How far its wall clock is off, in milliseconds, and how many parts in a thousand it runs fast.
@@ -129,6 +139,7 @@ impl Place {
                 traps: Vec::new(),
                 sprung: None,
                 fault: None,
+                proposals: None,
                 hurt: false,
                 disk_busy_ms_max: 2,
                 clock: (0, 0),
@@ -266,6 +277,7 @@ impl Place {
         let mut state = self.lock();
         state.traps.clear();
         state.fault = None;
+        state.proposals = None;
         state.disk_busy_ms_max = 2;
     }
 
@@ -317,6 +329,18 @@ impl Place {
         self.notes
             .line(format_args!("{} dies: {point:?}", self.name));
         true
+    }
+
+    /// Lets some of the leader's proposals go wrong, or none.
+    pub fn set_proposals(&self, fault: Option<ProposalFault>) {
+        self.lock().proposals = fault;
+    }
+
+    /// What goes wrong with the next proposal: something for one of eight, while there is a fault.
+    pub fn next_proposal(&self) -> Option<ProposalFault> {
+        let mut state = self.lock();
+        let fault = state.proposals?;
+        (state.rng.random_range(0..8) == 0).then_some(fault)
     }
 
     /// The disk refused something to this start of the node, which may notice later.

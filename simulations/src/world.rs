@@ -77,6 +77,7 @@ enum Action {
     Links(Vec<(String, String)>),
     Lossless,
     DiskQuick(usize),
+    ProposalsRight(usize),
 }
 
 struct World<'a> {
@@ -378,6 +379,7 @@ impl<'a> World<'a> {
                 }
             }
             Action::Lossless => self.sim.set_fail_rate(0.0),
+            Action::ProposalsRight(at) => self.places[at].set_proposals(None),
             Action::DiskQuick(at) => self.places[at].set_disk_busy(2),
         }
     }
@@ -536,6 +538,11 @@ impl<'a> World<'a> {
             } => {
                 let at = self.pick(who);
                 self.places[at].set_clock(offset_ms, drift);
+            }
+            Fault::Proposals { fault, ms } => {
+                let at = self.pick(Who::Leader);
+                self.places[at].set_proposals(Some(fault));
+                self.later(ms, Action::ProposalsRight(at));
             }
             Fault::Transfer => self.operator.send(Job::Transfer),
             Fault::Snapshot { who } => {

@@ -39,6 +39,15 @@ where
     }
 }
 
+impl<M> Clone for RaftConsensus<M>
+where
+    M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotFolder>,
+{
+    fn clone(&self) -> Self {
+        Self::new(self.raft.clone())
+    }
+}
+
 impl<M> Replicate for RaftConsensus<M>
 where
     M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotFolder>,
