@@ -22,6 +22,20 @@ pub fn has(bug: Bug) -> bool {
     CHOSEN.get().copied().flatten() == Some(bug)
 }
 
+/// Bugs with a seed that finds each, for a quick look at whether the checks still do.
+pub const RECORDED: &[(Bug, u64)] = &[
+    (Bug::AckBeforeSync, 1),
+    (Bug::VoteBeforeSync, 1),
+    (Bug::CommittedOverstated, 1),
+    (Bug::EntryChanged, 1),
+    (Bug::PositionNotFlushed, 1),
+    (Bug::ApplyReadsTheClock, 1),
+    (Bug::ConflictTakenAsDuplicate, 1),
+    (Bug::FinishedForgotten, 1),
+    (Bug::StaleTurnAccepted, 2),
+    (Bug::FailsAtFirstAttempt, 1),
+];
+
 macro_rules! bugs {
     ($($(#[doc = $doc:literal])+ $name:ident,)*) => {
         /// A bug that can be planted.

@@ -1,6 +1,6 @@
 //! Many seeds, one process each: what a run leaves behind in its process must not reach the next one.
 
-use crate::bugs::Bug;
+use crate::bugs::{self, Bug};
 use crate::world::Outcome;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
@@ -211,14 +211,32 @@ pub fn replay(seed: u64) -> Result<()> {
     Ok(())
 }
 
+/// Plants the recorded bugs at the seeds that found them.
+///
+/// # Errors
+/// When one is no longer found: the simulation has changed, and `--mutants` finds its new seed.
+pub fn recorded() -> Result<()> {
+    for (bug, seed) in bugs::RECORDED {
+        let outcome = run_apart(*seed, Some(*bug))?;
+        ensure!(
+            !outcome.violations.is_empty(),
+            "seed {seed} no longer finds {}: look for another one with --mutants --bug {}",
+            bug.name(),
+            bug.name()
+        );
+    }
+    println!("{} planted bugs found at their seeds", bugs::RECORDED.len());
+    Ok(())
+}
+
 /// Plants every bug, one at a time, and looks for a seed that finds it.
 ///
 /// # Errors
 /// When one is not found within `seeds`.
-pub fn mutants(bugs: &[Bug], seeds: u64, jobs: usize) -> Result<()> {
+pub fn mutants(planted: &[Bug], seeds: u64, jobs: usize) -> Result<()> {
     let mut missed = Vec::new();
     println!("| planted bug | seed | found by | after |\n| --- | --- | --- | --- |");
-    for bug in bugs {
+    for bug in planted {
         let mut found: Option<Outcome> = None;
         run_many(1..=seeds, Some(*bug), jobs, |outcome| {
             if outcome.violations.is_empty() {
@@ -245,6 +263,6 @@ pub fn mutants(bugs: &[Bug], seeds: u64, jobs: usize) -> Result<()> {
         }
     }
     ensure!(missed.is_empty(), "not found: {}", missed.join(", "));
-    println!("{} of {} found", bugs.len(), bugs.len());
+    println!("{} of {} found", planted.len(), planted.len());
     Ok(())
 }

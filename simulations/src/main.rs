@@ -38,6 +38,9 @@ struct Args {
     /// Plant every bug, one at a time, and find each within so many seeds.
     #[arg(long, value_name = "SEEDS", num_args = 0..=1, default_missing_value = "200")]
     mutants: Option<u64>,
+    /// Plant ten of the bugs at the seeds that are known to find them.
+    #[arg(long)]
+    recorded: bool,
     /// Plant this bug (in the seed, or as the only one of --mutants).
     #[arg(long, value_name = "NAME")]
     bug: Option<String>,
@@ -72,6 +75,9 @@ fn run(args: &Args) -> Result<ExitCode> {
             fleet::replay(seed)?;
         }
         println!("{count} seeds ran twice, with the same traces");
+    }
+    if args.recorded {
+        fleet::recorded()?;
     }
     if let Some(seeds) = args.mutants {
         let chosen = bug.map(|bug| vec![bug]);

@@ -1,6 +1,5 @@
 //! What clients get wrong, said to a real cluster in the protocol itself: each gets its documented reason, and changes
 //! nothing.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use bytes::Bytes;
 use ordo_client::proto::admin_service_client::AdminServiceClient;

@@ -1,5 +1,4 @@
 //! Real orders over MLLP, in and out.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use bytes::Bytes;
 use ordo_client::Outcome;

@@ -1,5 +1,4 @@
 //! A node that comes back with less than it acknowledged takes no part, until an operator takes it in anew.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use ordo_tests::harm::copy_folder;
 use ordo_tests::load::{send, staged};

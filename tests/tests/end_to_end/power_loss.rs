@@ -1,6 +1,5 @@
 //! The power fails everywhere at once: `cargo run --release -p ordo-tests --bin torture -- power --images 5000` does it
 //! for longer.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use ordo_tests::power::{self, Disk};
 

@@ -1,5 +1,4 @@
 //! Processes that stand still for longer than a lease and an election, and then go on as if nothing had been.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use ordo_tests::traffic::Traffic;
 use ordo_tests::{Nodes, eventually};

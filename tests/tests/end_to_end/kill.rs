@@ -1,5 +1,4 @@
 //! Nodes killed under load: `cargo run --release -p ordo-tests --bin torture -- kill --cycles 1000` does it for longer.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use ordo_tests::torture;
 

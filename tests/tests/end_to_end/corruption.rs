@@ -1,6 +1,5 @@
 //! Bytes of one node's folder flipped, cut off and deleted: it refuses to start and names the file, or it goes on with
 //! the same state as the others, and never with another. The cluster does without it meanwhile.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use ordo_tests::harm::{Harm, files, flip, fullest_segment, harm};
 use ordo_tests::load::{consume, send_singly, staged};

@@ -1,5 +1,4 @@
 //! What a node refuses to start on, and what it says.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use ordo_tests::load::{send, staged};
 use ordo_tests::{Nodes, eventually};

@@ -1,5 +1,4 @@
 //! Links that are cut, swallow what is sent, or do so in one direction only.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use ordo_tests::namespaces::Namespaces;
 use ordo_tests::proxy::{End, Net, Way};

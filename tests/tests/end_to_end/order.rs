@@ -1,5 +1,4 @@
 //! The main job, over three processes: worked on in any order, delivered in order, whoever dies meanwhile.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use ordo_tests::load::{consume, id, message, staged, worker};
 use ordo_tests::{Nodes, eventually};

@@ -1,5 +1,4 @@
 //! Disks that fail: a sync that reports an error, and a disk without room.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use ordo_tests::load::{message, send, staged};
 use ordo_tests::shim::{compile, preload};

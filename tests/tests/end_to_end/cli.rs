@@ -1,5 +1,4 @@
 //! The command line as scripts use it: what it prints, and how it ends.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use ordo_tests::{Nodes, eventually, ordo};
 use std::process::{Command, Stdio};

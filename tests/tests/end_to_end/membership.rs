@@ -1,5 +1,4 @@
 //! Nodes that come late, come new, come back empty, and go.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use ordo_client::proto::NodeRole;
 use ordo_tests::load::{message, staged};

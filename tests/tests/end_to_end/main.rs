@@ -1,0 +1,17 @@
+//! End to end: real processes, real RocksDB. One program for all of it, since linking it takes longer than most of what
+//! it does.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod bad_input;
+mod cli;
+mod corruption;
+mod damage;
+mod disk;
+mod hl7;
+mod kill;
+mod membership;
+mod network;
+mod older_copy;
+mod order;
+mod pause;
+mod power_loss;
