@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: clusters of real `ordo serve` processes on loopback, and bounded waiting.
 
 pub mod harm;
+pub mod hostile;
 mod journal;
 pub mod load;
 pub mod mllp;

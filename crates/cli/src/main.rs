@@ -40,7 +40,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let serves = matches!(cli.command, Command::Serve(_));
     let default = match cli.command {
         // What consensus does in detail is for its developers; a node that can't be reached is ours to say, once.
-        Command::Serve(_) | Command::Gateway(_) => "info,openraft=error",
+        // h2 warns of every connection that it closes for a flood of resets.
+        Command::Serve(_) | Command::Gateway(_) => "info,openraft=error,h2=error",
         _ => "error",
     };
     logs::init(&cli.global, default)?;

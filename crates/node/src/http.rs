@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -15,8 +16,9 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 use tower::ServiceExt;
 
 /// How long a request's head may take to come, counted from the connection's beginning or the answer before: so it
@@ -25,6 +27,9 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// What a request's head may take, in bytes, and how many headers it may have.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
+
+/// How long a page of metrics is good for. Making one takes a moment of the runtime that serves clients.
+const TOLD_FOR: Duration = Duration::from_millis(100);
 
 /// What the pages are made from.
 pub(crate) trait Pages: Send + Sync + 'static {
@@ -37,11 +42,32 @@ pub(crate) trait Pages: Send + Sync + 'static {
 struct Site<P> {
     metrics: Arc<Metrics>,
     pages: P,
+    /// The text that was made last, and when.
+    told: Mutex<Option<(Instant, Bytes)>>,
+}
+
+impl<P: Pages> Site<P> {
+    fn text(&self) -> Bytes {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, text)) = &*told
+            && at.elapsed() < TOLD_FOR
+        {
+            return text.clone();
+        }
+        self.pages.look();
+        let text = Bytes::from(self.metrics.text());
+        *told = Some((Instant::now(), text.clone()));
+        text
+    }
 }
 
 /// `/metrics`, `/healthz` (the process runs) and `/readyz` (it is of use).
 pub(crate) fn router<P: Pages>(metrics: Arc<Metrics>, pages: P) -> Router {
-    let site = Arc::new(Site { metrics, pages });
+    let site = Arc::new(Site {
+        metrics,
+        pages,
+        told: Mutex::default(),
+    });
     Router::new()
         .route("/metrics", get(show_metrics::<P>))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -50,9 +76,8 @@ pub(crate) fn router<P: Pages>(metrics: Arc<Metrics>, pages: P) -> Router {
 }
 
 async fn show_metrics<P: Pages>(State(site): State<Arc<Site<P>>>) -> impl IntoResponse {
-    site.pages.look();
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, kind)], site.metrics.text())
+    ([(CONTENT_TYPE, kind)], site.text())
 }
 
 async fn show_ready<P: Pages>(State(site): State<Arc<Site<P>>>) -> impl IntoResponse {

@@ -23,6 +23,8 @@ use tokio::time::Instant;
 
 /// A grant ends after so long without a heartbeat.
 pub(crate) const SILENCE: Duration = Duration::from_secs(10);
+/// Consumers that stand in line for one grant: each look at a line goes through all of them.
+const LINE_MAX: usize = 256;
 /// When a grant that could not be proposed is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 /// How long a leader whose quorum lease has lapsed waits before it looks again.
@@ -147,6 +149,17 @@ impl Releaser {
                         .insert(at.min(line.subscribers.len()), subscriber);
                     self.subscriptions.remove(&old.key);
                 }
+            }
+            None if line.subscribers.len() >= LINE_MAX => {
+                let text = format!("{LINE_MAX} consumers stand in line for it already");
+                let ended = DeliverPush::Ended {
+                    number: subscriber.key.number,
+                    reason: Reason::NodeFull,
+                    text,
+                };
+                let _ = subscriber.push.send(ended);
+                self.subscriptions.remove(&subscriber.key);
+                return;
             }
             None => line.subscribers.push_back(subscriber),
         }
