@@ -97,7 +97,7 @@ async fn say(address: SocketAddr, bytes: &[u8], stop: &CancellationToken) -> u64
 }
 
 async fn garbage(at: Target, stop: CancellationToken) -> String {
-    let noise: Vec<u8> = (0..4_096_u32).map(|n| (n * 7_919 >> 3) as u8).collect();
+    let noise: Vec<u8> = (0..4_096_u32).map(|n| ((n * 7_919) >> 3) as u8).collect();
     let tls_hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec();
     let http1 = b"GET / HTTP/1.1\r\nHost: ordo\r\n\r\n".to_vec();
     let bad_frame = [PREFACE, &frame(SETTINGS, 0, 0, &[1, 2, 3])].concat();

@@ -426,7 +426,10 @@ mod tests {
     fn a_separator_of_fields_separates_nothing_inside_them() {
         let found = |message: &[u8]| Msh::scan(message).unwrap_err();
         assert_eq!(found(b"MSH^"), MshError::FieldSeparator { found: b'^' });
-        assert_eq!(found(b"MSH&|~^A"), MshError::FieldSeparator { found: b'&' });
+        assert_eq!(
+            found(b"MSH&|~^&A"),
+            MshError::FieldSeparator { found: b'&' }
+        );
         let declared = Msh::scan(b"MSH^|~\\&^A^B").unwrap();
         assert_eq!(declared.sending_application(), b"A");
     }

@@ -270,7 +270,8 @@ impl<O: Observer, R: Rules> MachineLoop<O, R> {
         let store = self.store.clone();
         self.store.engine().read_aside(Box::new(move |cursor| {
             let hash = hash(cursor).inspect_err(|error| store.fail(error));
-            let _ = answer.send(hash.map(|hash| StateHash { index, hash }));
+            let hash = hash.map(|hash| StateHash { index, hash });
+            Box::new(move || drop(answer.send(hash)))
         }));
     }
 }

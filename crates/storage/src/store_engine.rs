@@ -36,7 +36,10 @@ pub(crate) trait Engine: Send + Sync + 'static {
 }
 
 /// Runs with a cursor over a map that stands still.
-pub(crate) type Aside = Box<dyn FnOnce(&mut dyn Cursor) + Send>;
+pub(crate) type Aside = Box<dyn FnOnce(&mut dyn Cursor) -> Then + Send>;
+
+/// What runs once the map is let go of: whoever it tells may close the store and open it again.
+pub(crate) type Then = Box<dyn FnOnce() + Send>;
 
 /// Changes that are written together.
 pub(crate) trait Batch {

@@ -225,7 +225,8 @@ impl Engine for MemoryEngine {
     }
 
     fn read_aside(self: Arc<Self>, done: Aside) {
-        done(&mut *self.cursor());
+        let then = done(&mut *self.cursor());
+        then();
     }
 
     fn retire(&self) {}

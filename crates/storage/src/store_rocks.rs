@@ -200,7 +200,10 @@ impl Engine for RocksEngine {
                 let mut cursor = self.scan();
                 // From here on the cursor sees nothing that is written later. The other side waits for this.
                 let _ = standing.send(());
-                done(&mut cursor);
+                let then = done(&mut cursor);
+                drop(cursor);
+                drop(self);
+                then();
             });
         match reader {
             Ok(_) => {

@@ -374,6 +374,18 @@ impl<O: Observer> Running<O> {
         self.handle.state_hash().await.unwrap().hash
     }
 
+    /// Lets go of it and waits until the thread has, too.
+    pub fn leave(self) {
+        let Self {
+            machine,
+            handle,
+            store,
+            thread,
+        } = self;
+        drop((machine, handle, store));
+        thread.unwrap().join().unwrap();
+    }
+
     /// Ends it as a clean shutdown does.
     pub async fn stop(mut self) {
         self.handle.stop().await.unwrap();
