@@ -234,6 +234,8 @@ async fn fill(folder: &Path) {
     assert!(running.store.flush().is_err());
     assert!(hears.try_recv().is_err(), "a failure is reported once");
     println!("refused: {error}");
+    // A process that ends while RocksDB still tries to recover aborts on a lock that is gone.
+    running.leave();
 }
 
 #[tokio::test]
