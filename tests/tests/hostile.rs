@@ -558,7 +558,8 @@ async fn hellos(at: Target, stop: CancellationToken) -> String {
 
 const STALLED: &str = "stalled";
 
-/// A worker that answers every ping and reads not a byte of what it is given; it goes on while what is returned lives.
+/// A worker that answers every ping, says that it is there, and reads not a byte of what it is given; it goes on while
+/// what is returned lives.
 async fn stalled_worker(at: Target, cluster: &Cluster) -> impl Sized {
     let mut config = staged(&[STALLED]);
     // Longer than this test: the lease is not what ends it.
@@ -597,7 +598,22 @@ async fn stalled_worker(at: Target, cluster: &Cluster) -> impl Sized {
     let response = response.await.unwrap();
     let producer = cluster.producer().start().unwrap();
     producer.send(STALLED, message(STALLED, 1)).await.unwrap();
-    (client, response, body)
+    let beats = tokio::spawn(async move {
+        for heartbeat in 1.. {
+            let beat = proto::WorkRequest {
+                heartbeat,
+                ..Default::default()
+            };
+            if body
+                .send_data(framed(&beat.encode_to_vec()).into(), false)
+                .is_err()
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    });
+    (client, response, beats)
 }
 
 macro_rules! attacks {
