@@ -98,6 +98,12 @@ bugs! {
     DeadLettersNotFlushed,
     /// The flushed state lacks some unfinished messages.
     SlotsNotFlushed,
+    /// The log is purged for a snapshot that is not on the disk yet.
+    SnapshotAfterPurge,
+    /// A snapshot lacks what is known of finished messages.
+    RecordsNotInSnapshot,
+    /// A snapshot lacks the destinations: checkpoints and epochs.
+    DestinationsNotInSnapshot,
     /// Apply reads the clock of its machine.
     ApplyReadsTheClock,
     /// Apply executes ingests over a gap in their run.
@@ -120,16 +126,22 @@ bugs! {
     FailsAtFirstAttempt,
     /// Attempts are never exhausted.
     NeverExhausted,
+    /// The lease of an assignment never ends.
+    LeasesNeverEnd,
+    /// A refusal for lack of room does not hold up what was sent after it.
+    WindowRefusalReorders,
     /// The watermark passes messages that are still in work.
     ReleasedBeforeItsTurn,
     /// A failed message holds up the interface.
     FailedNotReleased,
     /// An answer counts whatever its epoch is.
     StaleEpochAccepted,
-    /// An answer beyond the watermark is taken for one at the watermark.
+    /// An answer counts however far beyond what was sent it is.
     AnswerBeyondReleased,
     /// A new grant has the old one's epoch.
     EpochNotRaised,
+    /// A grant is told to its consumer before it is applied.
+    GrantBeforeApplied,
     /// An acknowledgement of less moves the checkpoint back.
     CheckpointMovesBack,
     /// An acknowledgement moves the checkpoint one further than it says.
@@ -142,10 +154,6 @@ bugs! {
     TimersNeverFire,
     /// The leader does not hear of some changes that it applied.
     EffectsLost,
-    /// A leader goes on sending when no quorum has heard it for long.
-    LapsedLeaderSends,
-    /// A proposal is appended whoever leads by then, in whatever term.
-    ProposalsUnconditional,
     /// Every proposal goes into the log twice.
     ProposedTwice,
     /// A node that lost its disk votes as the one it was.

@@ -1,6 +1,6 @@
 //! What goes wrong in a run, and when.
 
-use crate::place::{DiskFault, ProposalFault};
+use crate::place::DiskFault;
 use crate::points::{Down, Point, Trap};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -110,10 +110,8 @@ pub enum Fault {
         /// How many parts in a thousand it runs fast.
         drift: i64,
     },
-    /// Some of the leader's proposals go wrong.
+    /// Some of the leader's proposals are refused or late.
     Proposals {
-        /// How.
-        fault: ProposalFault,
         /// For how long.
         ms: u64,
     },
@@ -352,10 +350,6 @@ fn fault(kind: Kind, rng: &mut StdRng) -> Fault {
             drift: rng.random_range(-200..200),
         },
         Kind::Proposals => Fault::Proposals {
-            fault: match rng.random() {
-                true => ProposalFault::Refused,
-                false => ProposalFault::Late,
-            },
             ms: rng.random_range(200..4_000),
         },
         Kind::Transfer => Fault::Transfer,

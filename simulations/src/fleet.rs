@@ -5,6 +5,7 @@ use crate::world::Outcome;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -52,6 +53,12 @@ pub fn run_apart(seed: u64, bug: Option<Bug>) -> Result<Outcome> {
         .stderr(Stdio::piped())
         .spawn()?;
     let output = child.wait_with_output()?;
+    if output.status.signal().is_some() {
+        return Ok(Outcome::died(
+            seed,
+            &String::from_utf8_lossy(&output.stderr),
+        ));
+    }
     serde_json::from_slice(&output.stdout).with_context(|| {
         format!(
             "seed {seed} ended without an outcome ({}): {}",

@@ -140,6 +140,8 @@ impl Operator {
         loop {
             match admin.remove_node(node_id).await {
                 Ok(()) => return true,
+                // An earlier try was late, and came to its end after all.
+                Err(error) if short(&error).contains("not a member") => return true,
                 Err(error) => self.notes.line(format_args!("operator: {}", short(&error))),
             }
             if Instant::now() >= until {

@@ -10,9 +10,9 @@ use futures_util::FutureExt;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::async_runtime::Oneshot as _;
 use openraft::{AsyncRuntime, OptionalSend, RaftLogReader};
-use ordo_core::{Effect, State};
+use ordo_core::{Command, Effect, State};
 use ordo_node::Parts;
-use ordo_node::leader::{Event, Loops};
+use ordo_node::leader::{DeliverPush, Event, Loops, SubscribeEvent};
 use ordo_node::proposer::{LeaderId, QuorumAge, RaftConsensus, Replicate, SubmitError, Submitted};
 use ordo_storage::{
     Entry, EntryData, EntryPayload, LogEntries, LogId, Lump, Machine, Observer, OrdoRuntime,
@@ -25,6 +25,8 @@ use tokio::sync::oneshot;
 
 /// How much later a late proposal is appended: in a later run, most of the time.
 const LATE: Duration = Duration::from_millis(150);
+/// After how long a refusal is heard of: what was proposed meanwhile is in the log.
+const REFUSED: Duration = Duration::from_millis(60);
 
 /// What one start of a node is put together with.
 pub struct Eyes {
@@ -289,7 +291,14 @@ impl Observer for WatchedLoops {
                 };
                 self.loops.event(seen, event);
             }
-            event => self.loops.event(view, event),
+            event => {
+                if let Event::Subscribe(subscribe) = &event
+                    && bugs::has(Bug::GrantBeforeApplied)
+                {
+                    grant_at_once(view, subscribe);
+                }
+                self.loops.event(view, event);
+            }
         }
     }
 
@@ -311,6 +320,40 @@ impl Observer for WatchedLoops {
     }
 }
 
+/// A planted bug: leases are so long that nobody sees their end.
+fn leases_for_ever(data: Bytes) -> Bytes {
+    let Ok(mut entry) = ordo_wire::entry::decode(data.clone()) else {
+        return data;
+    };
+    for command in &mut entry.commands {
+        if let Command::CreateInterface(create) = command {
+            for stage in &mut create.config.stages {
+                stage.lease_ms = u32::MAX;
+            }
+        }
+    }
+    ordo_wire::entry::encode(&entry)
+}
+
+/// A planted bug: a consumer hears of a grant that is not even proposed.
+fn grant_at_once(view: View<'_>, event: &SubscribeEvent) -> Option<()> {
+    let interface = view.state.interface_named(&event.interface)?;
+    let number = interface.config.destination_number(&event.destination)?;
+    let destination = interface.destination(number)?;
+    let granted = DeliverPush::Granted {
+        number: event.key.number,
+        epoch: destination.epoch.next(),
+        checkpoint: destination.checkpoint,
+        interface: interface.id,
+        destination: number,
+        incarnation: interface.incarnation,
+    };
+    match &destination.holder {
+        Some(_) => None,
+        None => event.push.send(granted).ok(),
+    }
+}
+
 /// Consensus, watched.
 pub struct WatchedConsensus {
     consensus: Arc<RaftConsensus<Machine<Event>>>,
@@ -321,15 +364,15 @@ pub struct WatchedConsensus {
 
 impl Replicate for WatchedConsensus {
     async fn submit(&self, data: Bytes, leader: LeaderId) -> Submitted {
-        let leader = match bugs::has(Bug::ProposalsUnconditional) {
-            true => self.consensus.leading().unwrap_or(leader),
-            false => leader,
-        };
         match self.place.next_proposal() {
             None => {}
             Some(ProposalFault::Refused) => {
                 self.place.notes.count("proposals refused");
-                return std::future::ready(Err(SubmitError::NotLeader { leader: None })).boxed();
+                let refused = async {
+                    tokio::time::sleep(REFUSED).await;
+                    Err(SubmitError::NotLeader { leader: None })
+                };
+                return refused.boxed();
             }
             Some(ProposalFault::Late) => {
                 self.place.notes.count("proposals late");
@@ -341,6 +384,10 @@ impl Replicate for WatchedConsensus {
                 return std::future::ready(Err(SubmitError::Unknown)).boxed();
             }
         }
+        let data = match bugs::has(Bug::LeasesNeverEnd) {
+            true => leases_for_ever(data),
+            false => data,
+        };
         if bugs::has(Bug::ProposedTwice) {
             drop(self.consensus.submit(data.clone(), leader).await);
         }
@@ -358,10 +405,6 @@ impl Replicate for WatchedConsensus {
     }
 
     fn quorum_lease(&self) -> (Duration, QuorumAge) {
-        let (lease, age) = self.consensus.quorum_lease();
-        match bugs::has(Bug::LapsedLeaderSends) {
-            true => (lease, Box::new(|| Some(Duration::ZERO))),
-            false => (lease, age),
-        }
+        self.consensus.quorum_lease()
     }
 }

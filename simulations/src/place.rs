@@ -6,7 +6,7 @@ use crate::run::Notes;
 use ordo_core::Key;
 use ordo_node::config::{Config, PeerConfig, RaftTiming};
 use ordo_node::context::Context;
-use ordo_storage::{MemDisk, MemoryState};
+use ordo_storage::{Flawed, MemDisk, MemoryState};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::path::{Path, PathBuf};
@@ -52,13 +52,16 @@ struct State {
     rng: StdRng,
     disk: MemDisk,
     memory: MemoryState,
+    /// What this start of the node began with.
+    memory_before: MemoryState,
     boots: u64,
     traps: Vec<Trap>,
     sprung: Option<Trap>,
     fault: Option<DiskFault>,
     /// Whether this start of the node met a fault of the disk.
     hurt: bool,
-    proposals: Option<ProposalFault>,
+    /// Some of the leader's proposals go wrong.
+    wrong_proposals: bool,
     /// How long the disk is busy at most before it takes the next group, in milliseconds.
     disk_busy_ms_max: u64,
     /// How far its wall clock is off, in milliseconds, and how many parts in a thousand it runs fast.
@@ -92,25 +95,30 @@ pub struct Boot {
 /// An empty state store, whose flushes leave something out where a bug says so.
 fn empty_memory() -> MemoryState {
     type Flaw = fn(&Key) -> bool;
-    let flawed: [(Bug, Flaw); 6] = [
-        (Bug::RecordsNotFlushed, |key| matches!(key, Key::Record(..))),
-        (Bug::PositionNotFlushed, |key| matches!(key, Key::Clock)),
-        (Bug::DestinationsNotFlushed, |key| {
-            matches!(key, Key::Destination(..))
-        }),
-        (Bug::ProducersNotFlushed, |key| {
-            matches!(key, Key::Producer(..))
-        }),
-        (Bug::DeadLettersNotFlushed, |key| {
-            matches!(key, Key::DeadLetter(..))
-        }),
+    let records: Flaw = |key| matches!(key, Key::Record(..));
+    let position: Flaw = |key| matches!(key, Key::Clock);
+    let destinations: Flaw = |key| matches!(key, Key::Destination(..));
+    let producers: Flaw = |key| matches!(key, Key::Producer(..));
+    let dead_letters: Flaw = |key| matches!(key, Key::DeadLetter(..));
+    let slots: Flaw = |key| matches!(key, Key::Slot(_, sequence) if sequence.0 % 3 == 0);
+    let flawed = [
+        (Bug::RecordsNotFlushed, Flawed::Flushes, records),
+        (Bug::PositionNotFlushed, Flawed::Flushes, position),
+        (Bug::DestinationsNotFlushed, Flawed::Flushes, destinations),
+        (Bug::ProducersNotFlushed, Flawed::Flushes, producers),
+        (Bug::DeadLettersNotFlushed, Flawed::Flushes, dead_letters),
+        (Bug::SlotsNotFlushed, Flawed::Flushes, slots),
+        (Bug::RecordsNotInSnapshot, Flawed::Snapshots, records),
         (
-            Bug::SlotsNotFlushed,
-            |key| matches!(key, Key::Slot(_, sequence) if sequence.0 % 3 == 0),
+            Bug::DestinationsNotInSnapshot,
+            Flawed::Snapshots,
+            destinations,
         ),
     ];
-    let flaw = flawed.into_iter().find(|(bug, _)| bugs::has(*bug));
-    flaw.map_or_else(MemoryState::default, |(_, flaw)| MemoryState::flawed(flaw))
+    let flaw = flawed.into_iter().find(|(bug, ..)| bugs::has(*bug));
+    flaw.map_or_else(MemoryState::default, |(_, what, flaw)| {
+        MemoryState::flawed(what, flaw)
+    })
 }
 
 impl Place {
@@ -135,11 +143,12 @@ impl Place {
                 rng: StdRng::seed_from_u64(seed),
                 disk: MemDisk::new(),
                 memory: empty_memory(),
+                memory_before: empty_memory(),
                 boots: 0,
                 traps: Vec::new(),
                 sprung: None,
                 fault: None,
-                proposals: None,
+                wrong_proposals: false,
                 hurt: false,
                 disk_busy_ms_max: 2,
                 clock: (0, 0),
@@ -162,6 +171,7 @@ impl Place {
         state.sprung = None;
         state.stopped = None;
         state.hurt = state.fault.is_some();
+        state.memory_before = state.memory.after_crash();
         // A folder that has been used has a log in it; the simulated one is elsewhere.
         let marker = self.folder.join("log");
         if state.boots > 1 && self.folder.join("IDENTITY").exists() {
@@ -248,6 +258,10 @@ impl Place {
         };
         // The state store is behind the page cache of a process that went: only its last flush is sure.
         state.memory = state.memory.after_crash();
+        if bugs::has(Bug::SnapshotAfterPurge) {
+            state.memory = state.memory_before.clone();
+            let _ = std::fs::remove_dir_all(self.folder.join("snapshots"));
+        }
     }
 
     /// Forgets everything, as when its disk was replaced.
@@ -277,7 +291,7 @@ impl Place {
         let mut state = self.lock();
         state.traps.clear();
         state.fault = None;
-        state.proposals = None;
+        state.wrong_proposals = false;
         state.disk_busy_ms_max = 2;
     }
 
@@ -332,15 +346,21 @@ impl Place {
     }
 
     /// Lets some of the leader's proposals go wrong, or none.
-    pub fn set_proposals(&self, fault: Option<ProposalFault>) {
-        self.lock().proposals = fault;
+    pub fn set_wrong_proposals(&self, wrong: bool) {
+        self.lock().wrong_proposals = wrong;
     }
 
-    /// What goes wrong with the next proposal: something for one of eight, while there is a fault.
+    /// What goes wrong with the next proposal: something for one of four, while that is so.
     pub fn next_proposal(&self) -> Option<ProposalFault> {
         let mut state = self.lock();
-        let fault = state.proposals?;
-        (state.rng.random_range(0..8) == 0).then_some(fault)
+        if !state.wrong_proposals {
+            return None;
+        }
+        match state.rng.random_range(0..12) {
+            0 | 1 => Some(ProposalFault::Refused),
+            2 => Some(ProposalFault::Late),
+            _ => None,
+        }
     }
 
     /// The disk refused something to this start of the node, which may notice later.

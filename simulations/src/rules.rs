@@ -51,6 +51,10 @@ impl Rules for Planted {
         has(Bug::ConflictTakenAsDuplicate) || Sound::same_payload(known, given)
     }
 
+    fn names_refusal(latest: u64, given: u64) -> bool {
+        has(Bug::WindowRefusalReorders) || Sound::names_refusal(latest, given)
+    }
+
     fn remembers(finished: usize, kept_max: usize, young: bool) -> bool {
         !has(Bug::FinishedForgotten) && Sound::remembers(finished, kept_max, young)
     }
@@ -89,8 +93,8 @@ impl Rules for Planted {
         has(Bug::StaleEpochAccepted) || Sound::holds(current, given)
     }
 
-    fn is_released(watermark: Sequence, given: Sequence) -> bool {
-        has(Bug::AnswerBeyondReleased) || Sound::is_released(watermark, given)
+    fn is_released(up_to: Sequence, given: Sequence) -> bool {
+        has(Bug::AnswerBeyondReleased) || Sound::is_released(up_to, given)
     }
 
     fn is_head(head: Sequence, given: Sequence) -> bool {

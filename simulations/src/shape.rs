@@ -12,6 +12,8 @@ pub struct Shape {
     pub interfaces: Vec<(String, InterfaceConfig)>,
     /// The stages' lease.
     pub lease: Duration,
+    /// Whether producers send as fast as they can, into small windows.
+    pub rush: bool,
     /// Messages of one producer's life.
     pub messages: u64,
     /// How many producers there are.
@@ -20,6 +22,8 @@ pub struct Shape {
     pub workers: u32,
     /// How many consumers: the second waits in line.
     pub consumers: u32,
+    /// Whether one worker takes work and says nothing of it, to the end.
+    pub stalled: bool,
     /// Whether there is a rogue producer, worker, consumer.
     pub rogues: [bool; 3],
 }
@@ -28,16 +32,22 @@ impl Shape {
     /// A run's shape.
     pub fn draw(rng: &mut StdRng) -> Self {
         let lease = Duration::from_millis(rng.random_range(800..4_000));
+        let rush = rng.random_range(0..5) == 0;
         let interfaces = (0..rng.random_range(1..=4))
-            .map(|at| (format!("lane/{at}"), interface(rng, lease)))
+            .map(|at| (format!("lane/{at}"), interface(rng, lease, rush)))
             .collect();
         Self {
             interfaces,
             lease,
-            messages: rng.random_range(50..700),
+            rush,
+            messages: match rush {
+                true => rng.random_range(500..2_000),
+                false => rng.random_range(50..700),
+            },
             producers: rng.random_range(1..=2),
             workers: rng.random_range(1..=3),
             consumers: rng.random_range(1..=2),
+            stalled: rng.random_range(0..4) == 0,
             rogues: [
                 rng.random_bool(0.4),
                 rng.random_bool(0.4),
@@ -47,7 +57,7 @@ impl Shape {
     }
 }
 
-fn interface(rng: &mut StdRng, lease: Duration) -> InterfaceConfig {
+fn interface(rng: &mut StdRng, lease: Duration, rush: bool) -> InterfaceConfig {
     let stages = (0..rng.random_range(0..=3)).map(|at| StageConfig {
         name: format!("stage{at}"),
         max_attempts: rng.random_range(1..=4),
@@ -69,6 +79,7 @@ fn interface(rng: &mut StdRng, lease: Duration) -> InterfaceConfig {
         // Small ones are full at times; 0 is the default.
         window: match rng.random_range(0..3) {
             0 => rng.random_range(4..60),
+            _ if rush => rng.random_range(4..30),
             _ => 0,
         },
         dedup_messages: match rng.random_range(0..3) {

@@ -159,6 +159,9 @@ impl Workload {
         for at in 0..common.shape.workers {
             self.host(sim, common, &format!("w{at}"), work);
         }
+        if common.shape.stalled {
+            self.host(sim, common, "stalled-w", stall);
+        }
         for at in 0..common.shape.consumers {
             self.host(sim, common, &format!("c{at}"), consume);
         }
@@ -342,7 +345,10 @@ async fn carried_out(actor: impl Future<Output = Result<(), ordo_client::ConfigE
 async fn produce(mut life: Life) {
     let _making = Making::begin(&life.common.making);
     let messages = life.common.shape.messages;
-    let plan = actors::ProducerPlan::draw(&mut life.random, &life.interfaces, messages);
+    let mut plan = actors::ProducerPlan::draw(&mut life.random, &life.interfaces, messages);
+    if life.common.shape.rush {
+        plan.pace = Duration::ZERO;
+    }
     let (scribe, ending) = (life.scribe(), life.common.ending.clone());
     carried_out(actors::produce(life.cluster, scribe, plan, ending)).await;
 }
@@ -399,6 +405,16 @@ async fn work(mut life: Life) {
     let never = CancellationToken::new();
     let scribe = life.scribe();
     carried_out(actors::work(life.cluster, scribe, plan, never)).await;
+}
+
+async fn stall(mut life: Life) {
+    let stages = life.stages();
+    if stages.is_empty() {
+        return;
+    }
+    let plan = actors::StalledWorkerPlan::draw(&mut life.random, &stages);
+    let (raw, scribe) = (life.raw(), life.scribe());
+    actors::stall(raw, scribe, plan, CancellationToken::new()).await;
 }
 
 async fn consume(mut life: Life) {

@@ -53,6 +53,27 @@ pub struct Outcome {
     pub tail: Vec<String>,
 }
 
+impl Outcome {
+    /// Of a run whose process died: its panic could not be caught.
+    #[must_use]
+    pub fn died(seed: u64, said: &str) -> Self {
+        let violation = Violation {
+            check: "nothing_panics".into(),
+            at_ms: 0,
+            what: said.lines().take(2).collect::<Vec<_>>().join(": "),
+        };
+        Self {
+            seed,
+            violations: vec![violation],
+            counts: BTreeMap::new(),
+            simulated_ms: 0,
+            healed_ms: None,
+            trace: String::new(),
+            tail: Vec::new(),
+        }
+    }
+}
+
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Notes panics of any task: tokio would keep them to itself.
@@ -266,7 +287,15 @@ impl<'a> World<'a> {
         }
         self.heal();
         let healed_at = self.now_ms();
-        while !self.is_well() {
+        let mut healed_ms = None;
+        loop {
+            if healed_ms.is_none() && self.is_well() {
+                healed_ms = Some(self.now_ms() - healed_at);
+            }
+            // What the operator has begun is not the cluster's to end.
+            if self.operator.is_idle() && !self.operator.has_left_something() && self.is_well() {
+                break;
+            }
             if self.operator.is_idle() {
                 self.operator.try_again();
             }
@@ -278,8 +307,7 @@ impl<'a> World<'a> {
                 return None;
             }
         }
-        let healed_ms = self.now_ms() - healed_at;
-        self.notes.line(format_args!("well after {healed_ms} ms"));
+        self.notes.line(format_args!("well after {healed_ms:?} ms"));
         self.workload.wind_down();
         let begun = self.now_ms();
         while !self.workload.is_done() {
@@ -301,7 +329,7 @@ impl<'a> World<'a> {
             }
         }
         self.workload.judge(&self.notes, self.history.as_deref());
-        Some(healed_ms)
+        healed_ms
     }
 
     /// One tick. False when the run is over, because a promise was broken.
@@ -379,7 +407,7 @@ impl<'a> World<'a> {
                 }
             }
             Action::Lossless => self.sim.set_fail_rate(0.0),
-            Action::ProposalsRight(at) => self.places[at].set_proposals(None),
+            Action::ProposalsRight(at) => self.places[at].set_wrong_proposals(false),
             Action::DiskQuick(at) => self.places[at].set_disk_busy(2),
         }
     }
@@ -539,9 +567,9 @@ impl<'a> World<'a> {
                 let at = self.pick(who);
                 self.places[at].set_clock(offset_ms, drift);
             }
-            Fault::Proposals { fault, ms } => {
+            Fault::Proposals { ms } => {
                 let at = self.pick(Who::Leader);
-                self.places[at].set_proposals(Some(fault));
+                self.places[at].set_wrong_proposals(true);
                 self.later(ms, Action::ProposalsRight(at));
             }
             Fault::Transfer => self.operator.send(Job::Transfer),
@@ -686,9 +714,6 @@ impl<'a> World<'a> {
 
     /// Whether there is one leader, everybody follows it, and all have applied the same.
     fn is_well(&self) -> bool {
-        if !self.operator.is_idle() {
-            return false;
-        }
         let Some(leader) = self.leader() else {
             return false;
         };

@@ -1,14 +1,14 @@
 //! The rules that guarantees hang on, one function each, so that a simulation can break one at a time and see
 //! whether its checks find out.
 //!
-//! They are a type parameter of apply, and no runtime switch or cargo feature: what `ordo` is built from holds the
+//! They are a type parameter of apply and of the leader's streams, and no runtime switch or cargo feature: what `ordo` is built from holds the
 //! rules of [`Sound`] and nothing else.
 
 use crate::command::RunPosition;
 use crate::ids::{ClusterTime, Digest, Epoch, Sequence, StageNumber, Turn};
 use crate::interface::{Slot, Status};
 
-/// The rules of apply. What stands here is how Ordo works; only simulations have another implementation.
+/// The rules of apply, and of what a leader refuses before. What stands here is how Ordo works; only simulations have another implementation.
 pub trait Rules: Send + Sync + 'static {
     /// The state's time after an entry: it never goes back.
     #[must_use]
@@ -38,6 +38,12 @@ pub trait Rules: Send + Sync + 'static {
     #[must_use]
     fn same_payload(known: Option<Digest>, given: Digest) -> bool {
         known == Some(given)
+    }
+
+    /// Whether messages behind a transient refusal may be taken: their frame names the latest one (guarantee 13).
+    #[must_use]
+    fn names_refusal(latest: u64, given: u64) -> bool {
+        given == latest
     }
 
     /// Whether a finished message's id is remembered still: `finished` are, of which `kept_max` may be, and this one
@@ -88,10 +94,10 @@ pub trait Rules: Send + Sync + 'static {
         current == given
     }
 
-    /// Whether an answer is about something released (guarantee 6).
+    /// Whether an answer is about something released, or sent: `up_to` there everything is (guarantee 6).
     #[must_use]
-    fn is_released(watermark: Sequence, given: Sequence) -> bool {
-        given <= watermark
+    fn is_released(up_to: Sequence, given: Sequence) -> bool {
+        given <= up_to
     }
 
     /// Whether an answer that is of the head only is of the head.

@@ -250,7 +250,7 @@ pub async fn start_with<P: Parts>(
         listening.peer.address,
         listening.http.address,
     );
-    let mut servers = servers::spawn(&context, listening, &closing, &log).await;
+    let mut servers = servers::spawn::<P::Rules>(&context, listening, &closing, &log).await;
     let tasks = &mut servers.tasks;
     let consensus = parts.consensus(RaftConsensus::new(context.raft.clone()));
     tasks.spawn(

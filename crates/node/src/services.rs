@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::leader::{Event, SessionId};
 use crate::proposer::{ProposeError, RunId, Standing, headers_weight};
 use openraft::async_runtime::WatchReceiver;
-use ordo_core::{Interface, InterfaceId, State};
+use ordo_core::{Interface, InterfaceId, Rules, State};
 use ordo_wire::status::Failure;
 use ordo_wire::v1::Reason;
 use ordo_wire::v1::admin_service_server::AdminServiceServer;
@@ -54,12 +54,12 @@ const OPENS_WITHIN: Duration = Duration::from_secs(1);
 /// How long a stream that has to end waits for what it has proposed.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
-/// The four services, ready to be served.
+/// The four services by these rules, ready to be served.
 #[must_use]
-pub fn router(context: Arc<Context>) -> Routes {
-    let ingest = IngestServiceServer::new(ingest::Ingest::new(Arc::clone(&context)));
+pub fn router<R: Rules>(context: Arc<Context>) -> Routes {
+    let ingest = IngestServiceServer::new(ingest::Ingest::<R>::new(Arc::clone(&context)));
     let work = WorkServiceServer::new(work::Work::new(Arc::clone(&context)));
-    let delivery = DeliveryServiceServer::new(delivery::Deliver::new(Arc::clone(&context)));
+    let delivery = DeliveryServiceServer::new(delivery::Deliver::<R>::new(Arc::clone(&context)));
     let admin = AdminServiceServer::new(admin::Admin::new(context));
     let ingest = ingest.max_decoding_message_size(FRAME_BYTES_MAX);
     let work = work.max_decoding_message_size(FRAME_BYTES_MAX);

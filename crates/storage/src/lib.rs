@@ -45,7 +45,7 @@ pub use snapshot_send::{SnapshotChunk, SnapshotReader};
 pub use store::{Body, StateStore, StoreOptions, StoreStats};
 pub use store_error::StoreError;
 pub use store_hash::{StateHash, StateHasher};
-pub use store_memory::{MemoryRows, MemoryState};
+pub use store_memory::{Flawed, MemoryRows, MemoryState};
 pub use store_meta::Applied;
 pub use types::{
     Entry, EntryData, EntryPayload, EntryReply, LeaderId, LogId, Member, Membership, Snapshot,

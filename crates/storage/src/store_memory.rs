@@ -98,11 +98,20 @@ pub struct MemoryState {
     flushed: Arc<Mutex<MemoryRows>>,
     /// The digest of the store in use.
     digest: Arc<Mutex<u128>>,
-    flaw: Option<Flaw>,
+    flaw: Option<(Flawed, Flaw)>,
 }
 
-/// Which rows a flawed flush leaves out.
+/// Which rows a flaw leaves out.
 type Flaw = fn(&Key) -> bool;
+
+/// What a flaw is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flawed {
+    /// Flushes: what a crash leaves.
+    Flushes,
+    /// Snapshots: what a node that is far behind is sent.
+    Snapshots,
+}
 
 impl fmt::Debug for MemoryState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,13 +126,19 @@ impl MemoryState {
         *lock(&self.digest)
     }
 
-    /// An empty store whose flushes leave out the rows that `flaw` names, to see whether somebody notices.
+    /// An empty store whose flushes or snapshots leave out the rows that `flaw` names, to see whether somebody
+    /// notices.
     #[must_use]
-    pub fn flawed(flaw: fn(&Key) -> bool) -> Self {
+    pub fn flawed(what: Flawed, flaw: fn(&Key) -> bool) -> Self {
         Self {
-            flaw: Some(flaw),
+            flaw: Some((what, flaw)),
             ..Self::default()
         }
+    }
+
+    fn leaves_out(&self, what: Flawed, key: &[u8]) -> bool {
+        let flaw = self.flaw.filter(|(flawed, _)| *flawed == what);
+        flaw.is_some_and(|(_, flaw)| keys::decode(key).is_ok_and(|key| flaw(&key)))
     }
 
     /// What a crash at this moment leaves. The store in use goes on without being heard.
@@ -201,10 +216,8 @@ impl Engine for MemoryEngine {
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
         rows.unflushed = 0;
         let mut flushed = rows.clone();
-        if let Some(flaw) = self.flushed.flaw {
-            let is_flawed = |key: &[u8]| keys::decode(key).is_ok_and(|key| flaw(&key));
-            flushed.rows.retain(|key, _| !is_flawed(key));
-        }
+        let left_out = |key: &[u8]| self.flushed.leaves_out(Flawed::Flushes, key);
+        flushed.rows.retain(|key, _| !left_out(key));
         *lock(&self.flushed.flushed) = flushed;
         Ok(())
     }
@@ -213,7 +226,8 @@ impl Engine for MemoryEngine {
         self.flush()?;
         fs::create_dir(folder).map_err(StoreError::io("create", folder))?;
         let mut bytes = Vec::new();
-        for (key, value) in &self.rows().rows {
+        let left_out = |key: &[u8]| self.flushed.leaves_out(Flawed::Snapshots, key);
+        for (key, value) in self.rows().rows.iter().filter(|(key, _)| !left_out(key)) {
             for part in [key, value] {
                 bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
                 bytes.extend_from_slice(part);

@@ -19,10 +19,11 @@ use uuid::Uuid;
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// HTTP/2 windows between nodes, in bytes.
 pub(crate) const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
-/// How often a connection without traffic is tried.
-pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// How long the other side may take to answer that, busy as it may be.
-pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a connection that nothing comes from is tried.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// How long the other side may take to answer that, busy as it may be. With the above it is how long a node may stay
+/// behind on a connection that a partition left half dead.
+pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 

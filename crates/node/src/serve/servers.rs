@@ -8,6 +8,7 @@ use crate::inlet::{self, Inlet};
 use crate::net::{Listening, Open};
 use crate::raft::{KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, PeerService, WINDOW_BYTES};
 use crate::services;
+use ordo_core::Rules;
 use ordo_storage::log::Log;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -99,7 +100,7 @@ pub(super) struct Servers {
 }
 
 /// Spawns the servers; they end when `closing` is cancelled and their calls are through.
-pub(super) async fn spawn(
+pub(super) async fn spawn<R: Rules>(
     context: &Arc<Context>,
     listening: Listeners,
     closing: &CancellationToken,
@@ -140,7 +141,7 @@ pub(super) async fn spawn(
         .http2_keepalive_interval(Some(CLIENT_KEEP_ALIVE))
         .http2_keepalive_timeout(Some(CLIENT_KEEP_ALIVE))
         .layer(inlet)
-        .add_routes(services::router(Arc::clone(context)))
+        .add_routes(services::router::<R>(Arc::clone(context)))
         .add_service(health)
         .add_service(reflection);
     let (incoming, public) = public.bounded(connections, HTTP2_HELLO_BYTES);

@@ -14,7 +14,7 @@ use crate::leader::{
 };
 use crate::proposer::Proposed;
 use answer::{Answers, Granted};
-use ordo_core::{Epoch, InterfaceId};
+use ordo_core::{Epoch, InterfaceId, Rules};
 use ordo_wire::convert::headers_to_proto;
 use ordo_wire::request::subscription_of;
 use ordo_wire::status::Failure;
@@ -22,6 +22,7 @@ use ordo_wire::v1::delivery_service_server::DeliveryService;
 use ordo_wire::v1::{self, Reason, delivery, subscription_state};
 use prost::Message as _;
 use std::collections::{BTreeMap, VecDeque};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -34,20 +35,24 @@ const ANSWER_FRAMES: usize = 64;
 const QUORUM_RECHECK: Duration = Duration::from_millis(20);
 
 /// See [`DeliveryService`].
-pub(super) struct Deliver {
+pub(super) struct Deliver<R> {
     context: Arc<Context>,
+    rules: PhantomData<R>,
 }
 
-impl Deliver {
-    pub(super) fn new(context: Arc<Context>) -> Self {
-        Self { context }
+impl<R> Deliver<R> {
+    pub(super) const fn new(context: Arc<Context>) -> Self {
+        Self {
+            context,
+            rules: PhantomData,
+        }
     }
 }
 
 type Responses = mpsc::Sender<Result<v1::DeliverResponse, Status>>;
 
 #[tonic::async_trait]
-impl DeliveryService for Deliver {
+impl<R: Rules> DeliveryService for Deliver<R> {
     type DeliverStream = ReceiverStream<Result<v1::DeliverResponse, Status>>;
 
     async fn deliver(
@@ -57,7 +62,8 @@ impl DeliveryService for Deliver {
         let stream = Stream::open(&self.context).await?;
         let (responses, receiver) = mpsc::channel(FRAMES_WAITING);
         let (push, pushes) = mpsc::unbounded_channel();
-        let pump = Pump {
+        let pump = Pump::<R> {
+            rules: PhantomData,
             room: SubscriptionRoom::new(&self.context.admission),
             stream,
             push,
@@ -74,7 +80,8 @@ impl DeliveryService for Deliver {
 }
 
 /// One stream's task.
-struct Pump {
+struct Pump<R> {
+    rules: PhantomData<R>,
     stream: Stream,
     room: SubscriptionRoom,
     push: mpsc::UnboundedSender<DeliverPush>,
@@ -91,7 +98,7 @@ struct Pump {
     waiting: bool,
 }
 
-impl Pump {
+impl<R: Rules> Pump<R> {
     async fn run(
         mut self,
         mut incoming: Streaming<v1::DeliverRequest>,
@@ -178,7 +185,7 @@ impl Pump {
             self.subscribe(subscribe).await?;
         }
         if !frame.answers.is_empty() {
-            let (mut answers, commands) = Answers::check(frame.answers, &self.subscriptions);
+            let (mut answers, commands) = Answers::check::<R>(frame.answers, &self.subscriptions);
             if !commands.is_empty() {
                 answers.proposed = Some(context.proposer.propose(commands));
             }

@@ -13,10 +13,12 @@ use crate::context::Context;
 use crate::proposer::{Proposed, RunId, Standing};
 use accept::{Acceptor, Frame};
 use futures_util::{Stream as Frames, StreamExt};
+use ordo_core::Rules;
 use ordo_wire::status::Failure;
 use ordo_wire::v1;
 use ordo_wire::v1::ingest_service_server::IngestService;
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -28,20 +30,24 @@ use tonic::{Request, Response, Status, Streaming};
 const STREAM_FRAMES: usize = 256;
 
 /// See [`IngestService`].
-pub(super) struct Ingest {
+pub(super) struct Ingest<R> {
     context: Arc<Context>,
+    rules: PhantomData<R>,
 }
 
-impl Ingest {
-    pub(super) fn new(context: Arc<Context>) -> Self {
-        Self { context }
+impl<R> Ingest<R> {
+    pub(super) const fn new(context: Arc<Context>) -> Self {
+        Self {
+            context,
+            rules: PhantomData,
+        }
     }
 }
 
 type Responses = mpsc::Sender<Result<v1::IngestResponse, Status>>;
 
 #[tonic::async_trait]
-impl IngestService for Ingest {
+impl<R: Rules> IngestService for Ingest<R> {
     type IngestStream = ReceiverStream<Result<v1::IngestResponse, Status>>;
 
     async fn ingest(
@@ -50,16 +56,16 @@ impl IngestService for Ingest {
     ) -> Result<Response<Self::IngestStream>, Status> {
         let stream = Stream::open(&self.context).await?;
         let (responses, receiver) = mpsc::channel(FRAMES_WAITING);
-        let pump = Pump::new(stream, READ_WITHIN);
+        let pump = Pump::<R>::new(stream, READ_WITHIN);
         tokio::spawn(pump.run(request.into_inner(), responses));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
 
 /// One stream's task.
-struct Pump {
+struct Pump<R> {
     stream: Stream,
-    acceptor: Acceptor,
+    acceptor: Acceptor<R>,
     /// Frames whose results are not there.
     pending: Outstanding<Frame>,
     /// Results that are not written. They hold none of their interface's room any more.
@@ -71,7 +77,7 @@ struct Pump {
     ends: Option<(Failure, Instant)>,
 }
 
-impl Pump {
+impl<R: Rules> Pump<R> {
     fn new(stream: Stream, patience: Duration) -> Self {
         let acceptor = Acceptor::new(Arc::clone(&stream.context), stream.run);
         Self {

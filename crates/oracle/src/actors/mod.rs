@@ -18,6 +18,7 @@ mod rogue_consumer;
 mod rogue_producer;
 mod rogue_worker;
 mod script;
+mod stalled_worker;
 mod worker;
 
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub use rogue_consumer::{RogueConsumerPlan, rogue_consume};
 pub use rogue_producer::{RogueProducerPlan, rogue_produce};
 pub use rogue_worker::{RogueWorkerPlan, rogue_work};
 pub use script::{AtDestination, AtStage, End, Script, ScriptOdds, Work};
+pub use stalled_worker::{StalledWorkerPlan, stall};
 pub use worker::{WorkerPlan, work};
 
 /// How an actor's life is cut into pieces: it leaves after a while, and comes back.

@@ -157,6 +157,7 @@ impl Life<'_> {
                 },
                 () = sleep_until(heartbeat_at) => {
                     request.heartbeat = 1;
+                    request.answers.extend(self.late_ack());
                     heartbeat_at = Instant::now() + HEARTBEAT;
                 }
             }
@@ -238,19 +239,36 @@ impl Life<'_> {
         }
     }
 
-    /// An acknowledgement of what came, with something wrong before or after it, as it may be.
-    fn answers(&mut self) -> Vec<proto::Answer> {
-        let (epoch, last) = (self.epoch, self.last);
+    /// An acknowledgement of something that was acknowledged long before: it is recorded, and moves nothing.
+    fn late_ack(&mut self) -> Option<proto::Answer> {
+        let sequence = self.last.checked_sub(self.random.random_range(1..10))?;
+        let is_of_epoch = self.epoch > 0 && sequence > 0 && self.random.random_bool(0.5);
+        if !is_of_epoch {
+            return None;
+        }
+        let (answer, pending) = self.ack(sequence);
+        self.pending.push_back(pending);
+        Some(answer)
+    }
+
+    /// An acknowledgement under its epoch, recorded before it goes out.
+    fn ack(&self, sequence: u64) -> (proto::Answer, Pending) {
         let call = self.scribe.next_call();
         self.scribe.record(What::Answer {
             call,
             interface: self.plan.interface.clone(),
             destination: self.plan.destination.clone(),
-            epoch,
-            sequence: last,
+            epoch: self.epoch,
+            sequence,
             kind: AnswerKind::Ack,
         });
-        let mut answers = vec![(ack(epoch, last), Pending::Ack(call))];
+        (ack(self.epoch, sequence), Pending::Ack(call))
+    }
+
+    /// An acknowledgement of what came, with something wrong before or after it, as it may be.
+    fn answers(&mut self) -> Vec<proto::Answer> {
+        let (epoch, last) = (self.epoch, self.last);
+        let mut answers = vec![self.ack(last)];
         if self.random.random_range(0..100) < self.plan.wrong_percent {
             let wrong = |guarantee, text: String| Pending::Wrong(guarantee, text);
             let (at, answer, pending) = match self.random.random_range(0..4) {

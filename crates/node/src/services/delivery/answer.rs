@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::proposer::Pending;
 use ordo_core::{
-    AnswerKind, Command, DestinationNumber, Epoch, InterfaceId, Refusal, Reply, Sequence,
+    AnswerKind, Command, DestinationNumber, Epoch, InterfaceId, Refusal, Reply, Rules, Sequence,
 };
 use ordo_wire::request::answer_of;
 use ordo_wire::status::{Failure, reason_of};
@@ -40,7 +40,7 @@ enum Plan {
 impl Answers {
     /// Refuses what can't be meant; the others become commands. Acks of one subscription that follow each other
     /// become one.
-    pub(super) fn check(
+    pub(super) fn check<R: Rules>(
         answers: Vec<v1::Answer>,
         subscriptions: &BTreeMap<u32, Option<Granted>>,
     ) -> (Self, Vec<Command>) {
@@ -50,7 +50,7 @@ impl Answers {
         for answer in answers {
             let number = answer.subscription;
             let granted = subscriptions.get(&number).and_then(Option::as_ref);
-            let (command, name) = match command_of(granted, answer) {
+            let (command, name) = match command_of::<R>(granted, answer) {
                 Ok(there) => there,
                 Err(failure) => {
                     plan.push((number, Plan::Refused(failure)));
@@ -113,7 +113,7 @@ impl Answers {
     }
 }
 
-fn command_of(
+fn command_of<R: Rules>(
     granted: Option<&Granted>,
     answer: v1::Answer,
 ) -> Result<(ordo_core::Answer, &'static str), Failure> {
@@ -125,13 +125,13 @@ fn command_of(
         );
         return Err(Failure::new(Reason::Epoch, text));
     };
-    if given != granted.epoch {
+    if !R::holds(granted.epoch, given) {
         return Err(Failure::from(&Refusal::WrongEpoch {
             given,
             current: granted.epoch,
         }));
     }
-    if sequence > granted.sent {
+    if !R::is_released(granted.sent, sequence) {
         let text = format!(
             "sequence {sequence} was not sent under epoch {given}; the last one that was is {}",
             granted.sent.max(granted.checkpoint)

@@ -5,25 +5,27 @@ use crate::admission::{InterfaceView, Room, Transient};
 use crate::context::Context;
 use crate::proposer::{Pending, RunId, headers_weight};
 use ordo_core::{
-    Command, Ingest, InterfaceConfig, InterfaceId, MessageId, Refusal, RefuseIngest, Reply,
+    Command, Ingest, InterfaceConfig, InterfaceId, MessageId, Refusal, RefuseIngest, Reply, Rules,
 };
 use ordo_wire::request::{ingest_of, quoted};
 use ordo_wire::status::{Failure, reason_of};
 use ordo_wire::v1::{self, IngestRefused, Reason, ingest_result};
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// Bytes that a message takes beside its payload and its headers.
 const MESSAGE_BYTES: usize = 128;
 
 /// Turns one stream's frames into proposals.
-pub(super) struct Acceptor {
+pub(super) struct Acceptor<R> {
     context: Arc<Context>,
     run: RunId,
     /// Transient refusals on this stream so far.
     refusals: u64,
     /// The latest one of each interface that no frame has named yet.
     refused: BTreeMap<InterfaceId, u64>,
+    rules: PhantomData<R>,
 }
 
 /// A frame whose results are not written yet.
@@ -133,13 +135,14 @@ fn permanent(reason: Reason, text: impl Into<String>) -> IngestRefused {
     }
 }
 
-impl Acceptor {
+impl<R: Rules> Acceptor<R> {
     pub(super) fn new(context: Arc<Context>, run: RunId) -> Self {
         Self {
             context,
             run,
             refusals: 0,
             refused: BTreeMap::new(),
+            rules: PhantomData,
         }
     }
 
@@ -193,7 +196,7 @@ impl Acceptor {
             return Ok(());
         };
         if let Some(latest) = self.refused.get(&view.id).copied() {
-            if batch.after_refusal != latest {
+            if !R::names_refusal(latest, batch.after_refusal) {
                 let refusal = earlier_refused(latest);
                 accepted.plan.extend(
                     batch

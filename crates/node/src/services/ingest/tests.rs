@@ -2,6 +2,7 @@
 
 use super::super::tests::{batch, message, node};
 use super::*;
+use ordo_core::Sound;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -12,7 +13,7 @@ async fn a_client_that_does_not_read_holds_no_room_and_is_let_go() {
         node.create(name, v1::InterfaceConfig::default()).await;
     }
     let context = Arc::clone(node.context());
-    let pump = Pump::new(
+    let pump = Pump::<Sound>::new(
         Stream::open(&context).await.unwrap(),
         Duration::from_millis(200),
     );
