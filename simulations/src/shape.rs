@@ -82,6 +82,10 @@ fn interface(rng: &mut StdRng, lease: Duration, rush: bool) -> InterfaceConfig {
             _ if rush => rng.random_range(4..30),
             _ => 0,
         },
+        backlog: match rng.random_range(0..4) {
+            0 => rng.random_range(20..200),
+            _ => 0,
+        },
         dedup_messages: match rng.random_range(0..3) {
             0 => rng.random_range(1_000..2_000),
             _ => 0,

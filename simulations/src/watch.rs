@@ -276,6 +276,41 @@ impl Watch {
         let node = inner.nodes.entry(place.id).or_default();
         node.applied = last;
         self.check_standings(node, place, view);
+        self.check_caps(place, view);
+    }
+
+    /// What an interface holds stays within what it may, however long a consumer stalls.
+    fn check_caps(&self, place: &Place, view: View<'_>) {
+        for interface in view.state.interfaces() {
+            let config = &interface.config;
+            let (window, backlog) = (u64::from(config.window), config.backlog);
+            // A redrive needs no room: there are as many at most as there are dead letters.
+            let redriven = interface
+                .slots()
+                .filter(|(_, slot)| slot.redrive_of.is_some());
+            let redriven = redriven.count() as u64;
+            let finished = interface.finished_through().0 + 1 - interface.known_from().0;
+            let held = [
+                ("unreleased", interface.window(), window + redriven),
+                // While the backlog is full nothing is accepted; what was before is released.
+                ("released", interface.backlog(), backlog + window + redriven),
+                ("finished", finished, u64::from(config.dedup_messages)),
+            ];
+            for (what, count, max) in held {
+                if count > max {
+                    self.broken(
+                        "caps_hold",
+                        format_args!(
+                            "{} of {} holds {count} {what} messages of {max}",
+                            interface.name, place.name
+                        ),
+                    );
+                }
+            }
+            if interface.backlog() >= backlog {
+                self.notes.count("full backlogs");
+            }
+        }
     }
 
     /// What is applied must be safe on a quorum.
