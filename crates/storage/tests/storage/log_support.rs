@@ -1,6 +1,4 @@
 //! What the tests of the log share: a small log on a disk in memory, driven by hand.
-#![allow(dead_code, reason = "each test file uses a part")]
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

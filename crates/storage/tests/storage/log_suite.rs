@@ -1,14 +1,11 @@
 //! openraft's own storage suite, over our log and a state machine that is just enough for it.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod log_support;
 
 use std::io;
 use std::sync::Arc;
 
+use crate::log_support::{Outcome, tiny};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use log_support::{Outcome, tiny};
 use openraft::storage::{
     EntryResponder, IOFlushed, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine,
 };

@@ -1,13 +1,10 @@
 //! The log's files: what is written where, reused, read back and refused.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod log_support;
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use log_support::{
+use crate::log_support::{
     Counter, Outcome, append, drain, fill, flat, open, point, read_all, record, segments, spares,
     tiny, vote,
 };
@@ -104,7 +101,7 @@ fn reading_while_segments_are_purged_and_used_again_never_meets_foreign_bytes() 
             for record in &records {
                 assert_eq!(
                     flat(record),
-                    flat(&log_support::record(record.index, 0, 900))
+                    flat(&crate::log_support::record(record.index, 0, 900))
                 );
             }
             reads += records.len();

@@ -2,13 +2,12 @@
 //!
 //! The log must come back as it was after some prefix of what was asked of it, no shorter than what it acknowledged.
 //! That says it all at once: nothing acknowledged is lost, nothing truncated returns, votes and purge points hold.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod log_support;
 
 use std::collections::BTreeMap;
 
-use log_support::{Outcome, Random, append, drain, flat, open, point, read_all, record, vote};
+use crate::log_support::{
+    Outcome, Random, append, drain, flat, open, point, read_all, record, vote,
+};
 use ordo_storage::log::{Log, LogWriter, PurgePoint, Vote};
 use ordo_storage::{LogError, MemDisk};
 

@@ -1,6 +1,4 @@
 //! What the tests of the state share: a log of pseudo-random commands, and the replica in memory that applied it.
-#![allow(dead_code, reason = "each test file uses a part")]
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use bytes::Bytes;
 use futures_util::stream;

@@ -1,17 +1,14 @@
 //! Processes that are killed at any moment, and one whose disk is full.
 //!
 //! Each test starts itself again as a child process that works until it is killed.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
-mod state_support;
-
+use crate::state_support::{Random, Running, Script, assert_same};
 use openraft::storage::{
     IOFlushed, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine,
 };
 use openraft::type_config::TypeConfigExt;
 use ordo_storage::log::{Log, LogOptions, LogThread};
 use ordo_storage::{Entry, FileDisk, RaftLog, TypeConfig};
-use state_support::{Random, Running, Script, assert_same};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -140,9 +137,14 @@ async fn child(folder: &Path) {
     let _ = std::io::stdin().lines().next();
 }
 
+/// The name by which a test of this file is asked for.
+fn this(test: &str) -> String {
+    format!("state_crash::{test}")
+}
+
 fn start(test: &str, folder: &Path, seed: u64) -> Child {
     Command::new(env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", &this(test), "--nocapture"])
         .env(FOLDER, folder)
         .env(SEED, seed.to_string())
         .stdin(Stdio::piped())
@@ -247,8 +249,9 @@ async fn a_disk_that_takes_no_more_ends_the_store_with_its_own_words() {
     let folder = tempfile::tempdir().unwrap();
     // A file that may not grow any more is refused by the kernel as a full disk is, with another word.
     let limited = format!(
-        "trap '' XFSZ; ulimit -f 400; exec {} --exact {test} --nocapture",
-        env::current_exe().unwrap().display()
+        "trap '' XFSZ; ulimit -f 400; exec {} --exact {} --nocapture",
+        env::current_exe().unwrap().display(),
+        this(test)
     );
     let child = Command::new("sh")
         .args(["-c", &limited])

@@ -1,14 +1,11 @@
 //! Snapshots: made while entries are applied, sent, received, installed, and what a crash or damage on the way leaves.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
-mod state_support;
-
+use crate::state_support::{Running, Script, assert_same, log_id};
 use bytes::Bytes;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use ordo_storage::{
     MemoryState, Snapshot, SnapshotChunk, SnapshotReader, SnapshotReceiver, StateStore, StoreError,
 };
-use state_support::{Running, Script, assert_same, log_id};
 use std::fs;
 use std::path::Path;
 

@@ -1,14 +1,11 @@
 //! The state on the disk against a replica in memory; what it refuses; what it tells its observer.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
-mod state_support;
-
+use crate::state_support::{LANES, Running, Script, assert_same, lane, log_id};
 use ordo_core::{Command, Entry, Sequence, State};
 use ordo_storage::{
     EntryPayload, Lump, MachineHandle, MemoryState, Observer, StateStore, StoreError, StoreOptions,
     View,
 };
-use state_support::{LANES, Running, Script, assert_same, lane, log_id};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

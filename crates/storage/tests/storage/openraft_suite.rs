@@ -1,8 +1,6 @@
 //! openraft on our log and our machine: its own storage suite, and one node that runs, ends and runs again.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
-mod state_support;
-
+use crate::state_support::{lane, member};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
@@ -18,7 +16,6 @@ use ordo_storage::{
     EntryData, FileDisk, Lump, Machine, MachineHandle, MachineOptions, Member, MemoryState,
     Observer, RaftLog, Snapshot, SnapshotFolder, StateStore, StoreOptions, TypeConfig, View, Vote,
 };
-use state_support::{lane, member};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;

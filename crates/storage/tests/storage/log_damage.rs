@@ -1,9 +1,8 @@
 //! Flipped bits, lost files and old files: refused, with file and offset, wherever the bytes were known to be synced.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
-mod log_support;
-
-use log_support::{append, drain, fill, flat, open, point, read_all, record, segments, vote};
+use crate::log_support::{
+    append, drain, fill, flat, open, point, read_all, record, segments, vote,
+};
 use ordo_storage::log::Step;
 use ordo_storage::{Disk, LogError, MemDisk};
 
