@@ -24,16 +24,16 @@ pub fn has(bug: Bug) -> bool {
 
 /// Bugs with a seed that finds each, for a quick look at whether the checks still do.
 pub const RECORDED: &[(Bug, u64)] = &[
-    (Bug::AckBeforeSync, 2),
-    (Bug::VoteBeforeSync, 2),
+    (Bug::AckBeforeSync, 1),
+    (Bug::VoteBeforeSync, 3),
     (Bug::CommittedOverstated, 2),
-    (Bug::EntryChanged, 2),
-    (Bug::PositionNotFlushed, 1),
-    (Bug::ApplyReadsTheClock, 1),
-    (Bug::ConflictTakenAsDuplicate, 1),
+    (Bug::SnapshotAfterPurge, 1),
+    (Bug::RecordsNotInSnapshot, 1),
+    (Bug::ApplyReadsTheClock, 2),
+    (Bug::ConflictTakenAsDuplicate, 3),
     (Bug::FinishedForgotten, 1),
     (Bug::StaleTurnAccepted, 2),
-    (Bug::FailsAtFirstAttempt, 1),
+    (Bug::WindowRefusalReorders, 11),
 ];
 
 macro_rules! bugs {

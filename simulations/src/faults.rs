@@ -141,6 +141,30 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The kinds there are, as [`Fault::kind`] names them.
+    pub const KINDS: [&str; 20] = [
+        "process crashes",
+        "power losses",
+        "traps set",
+        "blackouts",
+        "partitions",
+        "one-way partitions",
+        "cut pairs",
+        "lossy periods",
+        "slow links",
+        "slow disks",
+        "failing disks",
+        "clock jumps",
+        "periods of wrong proposals",
+        "leadership transfers",
+        "snapshots asked for",
+        "nodes added",
+        "nodes removed",
+        "nodes replaced",
+        "client crashes",
+        "clients cut off",
+    ];
+
     /// Its kind, in counts.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

@@ -1,6 +1,7 @@
 //! Many seeds, one process each: what a run leaves behind in its process must not reach the next one.
 
 use crate::bugs::{self, Bug};
+use crate::faults::Fault;
 use crate::world::Outcome;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
@@ -142,19 +143,26 @@ pub fn many(from: u64, count: u64, jobs: usize) -> Result<Total> {
     Ok(total)
 }
 
+/// Seeds between two lines about what was injected.
+const PROGRESS_EVERY: u64 = 50;
+
 fn progress(total: &Total, count: u64, started: Instant) {
-    if !std::io::stdout().is_terminal() && !total.seeds.is_multiple_of(50) {
-        return;
-    }
     let simulated = total.simulated_ms as f64 / 1_000.0;
-    let faults: u64 = total.counts.values().sum();
-    print!(
-        "\r{} of {count} seeds, {:.0} simulated s, {:.0} a second, {faults} events",
-        total.seeds,
-        simulated,
-        simulated / started.elapsed().as_secs_f64().max(0.001)
+    let rate = simulated / started.elapsed().as_secs_f64().max(0.001);
+    let so_far = format!(
+        "{} of {count} seeds, {simulated:.0} simulated s, {rate:.0} a second",
+        total.seeds
     );
-    let _ = std::io::stdout().flush();
+    if total.seeds.is_multiple_of(PROGRESS_EVERY) {
+        let counts = Fault::KINDS.iter().filter_map(|kind| {
+            let n = total.counts.get(*kind)?;
+            Some(format!("{n} {kind}"))
+        });
+        println!("\r{so_far}: {}", counts.collect::<Vec<_>>().join(", "));
+    } else if std::io::stdout().is_terminal() {
+        print!("\r{so_far}");
+        let _ = std::io::stdout().flush();
+    }
 }
 
 fn summary(total: &Total, started: Instant) {

@@ -12,6 +12,7 @@ use crate::wire::{PEER, PUBLIC};
 use crate::workload::Workload;
 use openraft::async_runtime::WatchReceiver;
 use ordo_node::config::{PeerConfig, RaftTiming};
+use ordo_node::proposer::Standing;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
@@ -712,7 +713,7 @@ impl<'a> World<'a> {
         )
     }
 
-    /// Whether there is one leader, everybody follows it, and all have applied the same.
+    /// Whether there is one leader that serves, everybody follows it, and all have applied the same.
     fn is_well(&self) -> bool {
         let Some(leader) = self.leader() else {
             return false;
@@ -720,6 +721,10 @@ impl<'a> World<'a> {
         let Some(context) = self.places[leader].running() else {
             return false;
         };
+        let serves = matches!(*context.proposer.standing().borrow(), Standing::Leading(_));
+        if !serves || !context.proposer.has_quorum() {
+            return false;
+        }
         let (applied, members) = {
             let metrics = context.raft.metrics();
             let metrics = metrics.borrow_watched();

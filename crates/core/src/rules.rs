@@ -1,14 +1,15 @@
 //! The rules that guarantees hang on, one function each, so that a simulation can break one at a time and see
 //! whether its checks find out.
 //!
-//! They are a type parameter of apply and of the leader's streams, and no runtime switch or cargo feature: what `ordo` is built from holds the
-//! rules of [`Sound`] and nothing else.
+//! They are a type parameter of apply and of the leader's streams, and no runtime switch or cargo feature: what `ordo`
+//! is built from holds the rules of [`Sound`] and nothing else.
 
 use crate::command::RunPosition;
 use crate::ids::{ClusterTime, Digest, Epoch, Sequence, StageNumber, Turn};
 use crate::interface::{Slot, Status};
 
-/// The rules of apply, and of what a leader refuses before. What stands here is how Ordo works; only simulations have another implementation.
+/// The rules of apply, and of what a leader refuses before. What stands here is how Ordo works; only simulations have
+/// another implementation.
 pub trait Rules: Send + Sync + 'static {
     /// The state's time after an entry: it never goes back.
     #[must_use]
