@@ -280,8 +280,8 @@ impl Observer for WatchedLoops {
         match event {
             _ if self.place.is_dead(self.boot) => {}
             Event::Tick if bugs::has(Bug::TimersNeverFire) => {}
-            Event::Lead { .. } => {
-                self.watch.leads(&self.place, self.boot, view);
+            Event::Lead { term } => {
+                self.watch.leads(&self.place, self.boot, term, view);
                 let seen = match bugs::has(Bug::EffectsNotRebuilt) {
                     true => View {
                         state: &self.nothing,

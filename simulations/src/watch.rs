@@ -3,6 +3,7 @@
 use crate::place::Place;
 use crate::run::Notes;
 use openraft::async_runtime::WatchReceiver;
+use openraft::vote::RaftLeaderId;
 use ordo_core::{InterfaceId, Sequence};
 use ordo_storage::{Entry, EntryPayload, LeaderId, LogId, Lump, View, Vote};
 use std::collections::{BTreeMap, BTreeSet};
@@ -404,8 +405,9 @@ impl Watch {
         }
     }
 
-    /// A node's loops begin to lead: it must have everything that was ever applied.
-    pub fn leads(&self, place: &Place, boot: u64, view: View<'_>) {
+    /// A node's loops begin to lead in `term`: it must have everything that was applied of leaders before it. A later
+    /// one may lead already.
+    pub fn leads(&self, place: &Place, boot: u64, term: u64, view: View<'_>) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.leaders.insert((place.id, boot));
@@ -418,6 +420,7 @@ impl Watch {
         let missing = inner
             .committed
             .range(node.purged + 1..)
+            .filter(|(_, (leader, _))| (leader.term(), *leader.node_id()) <= (term, place.id))
             .find(|(index, stamp)| node.log.get(index) != Some(stamp));
         if let Some((index, _)) = missing {
             self.broken(
