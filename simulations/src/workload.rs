@@ -21,8 +21,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
-/// How long everything may take to be delivered, once nothing fails any more.
-const DRAINED_WITHIN: Duration = Duration::from_secs(180);
+/// How long everything may take to be delivered, once nothing fails any more. Messages that lost a worker are each
+/// given to one that holds nothing else: a hundred of them, of slow work and short leases, take minutes.
+const DRAINED_WITHIN: Duration = Duration::from_secs(500);
 /// Messages that go through each interface after all faults.
 const FRESH: u64 = 10;
 /// A slower worker would not be done with what gathered meanwhile.

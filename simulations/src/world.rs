@@ -31,7 +31,7 @@ const HEAL_AT_MS: u64 = 40_000;
 /// How long everything may take to be well again.
 const WELL_WITHIN_MS: u64 = 30_000;
 /// How long everything may take to end, after that.
-const DRAINED_WITHIN_MS: u64 = 600_000;
+const DRAINED_WITHIN_MS: u64 = 1_200_000;
 /// How often consensus is looked at.
 const LOOK_MS: u64 = 25;
 
