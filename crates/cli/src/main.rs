@@ -46,7 +46,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
     };
     logs::init(&cli.global, default)?;
     let runtime = runtime(serves).context("starting the runtime")?;
-    runtime.block_on(commands::run(cli))
+    let result = runtime.block_on(commands::run(cli));
+    if serves {
+        ordo_node::serve::leave(runtime);
+    }
+    result
 }
 
 /// A node's sockets and consensus share one thread where there are few cores: the log writer and the state have

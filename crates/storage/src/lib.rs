@@ -47,6 +47,7 @@ pub use store_error::StoreError;
 pub use store_hash::{StateHash, StateHasher};
 pub use store_memory::{Flawed, MemoryRows, MemoryState};
 pub use store_meta::Applied;
+pub use store_rocks::wait_until_closed;
 pub use types::{
     Entry, EntryData, EntryPayload, EntryReply, LeaderId, LogId, Member, Membership, Snapshot,
     SnapshotFolder, SnapshotMeta, StoredMembership, TypeConfig, Vote,

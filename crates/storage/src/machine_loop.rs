@@ -269,9 +269,10 @@ impl<O: Observer, R: Rules> MachineLoop<O, R> {
         let index = self.applied.index();
         let store = self.store.clone();
         self.store.engine().read_aside(Box::new(move |cursor| {
-            let hash = hash(cursor).inspect_err(|error| store.fail(error));
-            let hash = hash.map(|hash| StateHash { index, hash });
-            Box::new(move || drop(answer.send(hash)))
+            let hash = hash(cursor, || !answer.is_closed()).inspect_err(|error| store.fail(error));
+            let hash = hash.transpose();
+            let hash = hash.map(|hash| hash.map(|hash| StateHash { index, hash }));
+            Box::new(move || drop(hash.map(|hash| answer.send(hash))))
         }));
     }
 }

@@ -47,13 +47,20 @@ impl StateHasher {
     }
 }
 
-pub(crate) fn hash(cursor: &mut dyn Cursor) -> Result<u128, StoreError> {
+/// The hash of all that `cursor` sees; `None` when it is no longer wanted.
+pub(crate) fn hash(
+    cursor: &mut dyn Cursor,
+    is_wanted: impl Fn() -> bool,
+) -> Result<Option<u128>, StoreError> {
     let mut hasher = StateHasher::new();
     cursor.seek(keys::STATE_FROM);
     while let Some((key, value)) = cursor.item() {
+        if !is_wanted() {
+            return Ok(None);
+        }
         hasher.row(key, value);
         cursor.next();
     }
     cursor.status()?;
-    Ok(hasher.finish())
+    Ok(Some(hasher.finish()))
 }

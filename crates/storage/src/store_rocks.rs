@@ -11,10 +11,11 @@ use rocksdb::{
 };
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 /// A memtable is flushed at this size. A payload whose message finishes before that never reaches a table file.
 const MEMTABLE_BYTES: usize = 64 << 20;
@@ -39,6 +40,7 @@ pub(crate) struct RocksEngine {
     db: DB,
     write: WriteOptions,
     folder: Folder,
+    _open: Open,
 }
 
 /// The folder of the table files; removes it at the end of its life when nobody wants it any more.
@@ -58,15 +60,49 @@ impl Drop for Folder {
     }
 }
 
+/// How much of RocksDB this process has open, and who waits until nothing is.
+static OPEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// Counts in [`OPEN`] as long as it is there.
+struct Open;
+
+impl Open {
+    fn new() -> Self {
+        *OPEN.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        *OPEN.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        OPEN.1.notify_all();
+    }
+}
+
+/// Waits until this process has no store open any more, for at most `within`. Returns whether that came.
+///
+/// To be called before `main` returns, when all that holds a store was told to end: what RocksDB shares in a process
+/// is destroyed at the process's exit, and a thread that still closes a store then brings it down with `SIGABRT`.
+#[must_use]
+pub fn wait_until_closed(within: Duration) -> bool {
+    let open = OPEN.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let waited = OPEN.1.wait_timeout_while(open, within, |open| *open > 0);
+    let (open, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    *open == 0
+}
+
 /// What one process shares between the RocksDB folders it opens.
 pub(crate) struct RocksShared {
     cache: Cache,
+    _open: Open,
 }
 
 impl RocksShared {
     pub(crate) fn new() -> Self {
         Self {
             cache: Cache::new_lru_cache(BLOCK_CACHE_BYTES),
+            _open: Open::new(),
         }
     }
 
@@ -142,6 +178,7 @@ impl RocksEngine {
                 path: folder.to_owned(),
                 retired: AtomicBool::new(false),
             },
+            _open: Open::new(),
         }
     }
 
@@ -293,5 +330,32 @@ fn not_opened(folder: &Path, error: &rocksdb::Error) -> StoreError {
         }
         _ if missing => StoreError::Damage { folder: path, what },
         _ => failed(folder, "open", error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+    use super::{Engine, RocksEngine, RocksShared, wait_until_closed};
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    /// The only one of this program that opens a store.
+    #[test]
+    fn a_process_waits_for_whoever_still_reads_its_state() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(wait_until_closed(Duration::ZERO), "nothing was opened yet");
+        let shared = RocksShared::new();
+        let engine = Arc::new(RocksEngine::create(&shared, &folder.path().join("state")).unwrap());
+        let (go, may_end) = mpsc::channel::<()>();
+        engine.read_aside(Box::new(move |_| {
+            may_end.recv().unwrap();
+            Box::new(|| ())
+        }));
+        drop(shared);
+        assert!(!wait_until_closed(Duration::ZERO), "it is being read");
+        go.send(()).unwrap();
+        assert!(wait_until_closed(Duration::from_secs(60)));
     }
 }

@@ -1,12 +1,15 @@
 //! How a node ends.
 
+use super::home::Threads;
 use super::servers::{SERVICES, Servers};
 use super::{ServeHandle, storage_failed};
 use crate::error::ServeError;
 use openraft::async_runtime::WatchReceiver;
+use ordo_storage::wait_until_closed;
 use std::future::pending;
 use std::pin::pin;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tonic_health::ServingStatus;
 
@@ -18,6 +21,19 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(6);
 const RAFT_WITHIN: Duration = Duration::from_secs(5);
 /// How long whoever serves a connection may take to notice that it is closed.
 const CUT_WITHIN: Duration = Duration::from_secs(1);
+/// How long blocking work may take to end, after all else has.
+const RUNTIME_WITHIN: Duration = Duration::from_secs(5);
+/// How long threads that read or send the state may take to notice that nobody waits for them.
+const CLOSED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Ends a process's `runtime` after [`serve`](super::serve), whatever came of that, and waits until the state is
+/// closed: to be called before `main` returns (see [`wait_until_closed`]).
+pub fn leave(runtime: Runtime) {
+    runtime.shutdown_timeout(RUNTIME_WITHIN);
+    if !wait_until_closed(CLOSED_WITHIN) {
+        tracing::warn!("the state is still being read; the process ends without closing it");
+    }
+}
 
 impl ServeHandle {
     /// Waits for what the node can't survive: a disk that refuses, damage, a server or consensus that stopped.
@@ -119,10 +135,8 @@ impl ServeHandle {
         let failure = self.log.failure();
         drop(self.context);
         self.log.close();
-        flushed?;
-        if let Some(threads) = self.threads {
-            threads.join()?;
-        }
+        let ended = self.threads.map_or(Ok(()), Threads::join);
+        flushed.and(ended)?;
         failure.map_or(Ok(()), |error| Err(storage_failed(error)))
     }
 
