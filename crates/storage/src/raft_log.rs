@@ -59,17 +59,7 @@ impl RaftLog {
     /// # Errors
     /// Where the last record can't be read.
     pub fn open(log: Log) -> Result<Self, LogError> {
-        let bounds = log.bounds();
-        let last = match bounds.last() {
-            Some(index) => {
-                let records = log.read(index, index + 1, usize::MAX)?;
-                let record = records.into_iter().next();
-                record
-                    .map(|record| decode(record).map(|entry| entry.log_id))
-                    .transpose()?
-            }
-            None => bounds.purge.map(purged_log_id),
-        };
+        let last = last_of(&log)?;
         Ok(Self {
             reader: LogEntries {
                 log,
@@ -77,6 +67,27 @@ impl RaftLog {
             },
             last,
         })
+    }
+
+    /// Drops entries that others have replaced, where the state, which has applied `applied`, says so. To be called before
+    /// consensus starts, which takes such a log for damaged.
+    ///
+    /// A follower applies what its leader says is committed, which its own disk may not have yet. When it stops then, its
+    /// log still ends in what an earlier leader wrote at those places. None of that was ever committed: what is
+    /// committed behind an entry is of its leader or a later one.
+    ///
+    /// # Errors
+    /// Where the last record that stays can't be read.
+    pub fn drop_replaced(&mut self, applied: Option<LogId>) -> Result<(), LogError> {
+        let (Some(last), Some(applied)) = (self.last, applied) else {
+            return Ok(());
+        };
+        if last.index >= applied.index && last.leader_id < applied.leader_id {
+            self.log().truncate(applied.index)?;
+            self.last = last_of(self.log())?;
+            tracing::warn!(%last, %applied, "the log's end was replaced by a later leader, and is dropped");
+        }
+        Ok(())
     }
 
     /// Reads old entries from the files in the calling task instead of a thread for blocking work. A simulation does,
@@ -89,6 +100,21 @@ impl RaftLog {
     /// The log below.
     pub fn log(&self) -> &Log {
         &self.reader.log
+    }
+}
+
+/// The id of the last entry, or of the last that was purged.
+fn last_of(log: &Log) -> Result<Option<LogId>, LogError> {
+    let bounds = log.bounds();
+    match bounds.last() {
+        Some(index) => {
+            let records = log.read(index, index + 1, usize::MAX)?;
+            let record = records.into_iter().next();
+            record
+                .map(|record| decode(record).map(|entry| entry.log_id))
+                .transpose()
+        }
+        None => Ok(bounds.purge.map(purged_log_id)),
     }
 }
 

@@ -1,20 +1,21 @@
 //! openraft on our log and our machine: its own storage suite, and one node that runs, ends and runs again.
 
-use crate::state_support::{lane, member};
+use crate::state_support::{lane, member, open_log};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
-use openraft::storage::RaftLogStorage;
+use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{Config, OptionalSend, Raft, SnapshotPolicy, StorageError};
 use ordo_core::{Command, Reply, Sequence};
-use ordo_storage::log::{Log, LogOptions, LogThread};
+use ordo_storage::log::LogThread;
 use ordo_storage::{
-    EntryData, FileDisk, Lump, Machine, MachineHandle, MachineOptions, Member, MemoryState,
-    Observer, RaftLog, Snapshot, SnapshotFolder, StateStore, StoreOptions, TypeConfig, View, Vote,
+    Entry, EntryData, EntryPayload, LogId, Lump, Machine, MachineHandle, MachineOptions, Member,
+    MemoryState, Observer, RaftLog, Snapshot, SnapshotFolder, StateStore, StoreOptions, TypeConfig,
+    View, Vote,
 };
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -24,17 +25,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-
-fn open_log(folder: &Path) -> (RaftLog, LogThread) {
-    let disk = Arc::new(FileDisk::open(folder.join("log")).unwrap());
-    let options = LogOptions {
-        segment_bytes: 1 << 20,
-        ..LogOptions::default()
-    };
-    let (log, writer) = Log::open(disk, options).unwrap();
-    let thread = writer.spawn().unwrap();
-    (RaftLog::open(log).unwrap(), thread)
-}
 
 struct OnDisk;
 struct InMemory;
@@ -189,6 +179,7 @@ async fn start(folder: &Path) -> Node {
     let handle = machine.handle();
     let thread = machine_loop.spawn().unwrap();
     let mut log = log;
+    log.drop_replaced(store.applied().last_log_id).unwrap();
     let last = log.get_log_state().await.unwrap().last_log_id;
     machine.cover(last).await.unwrap();
     let config = Config {
@@ -260,10 +251,9 @@ fn ingest(n: u64) -> Command {
     })
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_answers_purges_below_its_snapshots_only_and_comes_back_whole() {
-    let folder = tempfile::tempdir().unwrap();
-    let node = start(folder.path()).await;
+/// A node that leads alone, with one interface.
+async fn begin(folder: &Path) -> Node {
+    let node = start(folder).await;
     node.raft
         .initialize(BTreeMap::from([(1, member(1))]))
         .await
@@ -275,7 +265,14 @@ async fn a_node_answers_purges_below_its_snapshots_only_and_comes_back_whole() {
         config: ordo_core::InterfaceConfig::default(),
     };
     node.write(1, Command::CreateInterface(create)).await;
-    let (mut node, mut hash) = (node, None);
+    node
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_answers_purges_below_its_snapshots_only_and_comes_back_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = begin(folder.path()).await;
+    let mut hash = None;
     for round in 0..3 {
         for n in 0..80 {
             let n = round * 80 + n + 1;
@@ -320,18 +317,7 @@ async fn a_node_answers_purges_below_its_snapshots_only_and_comes_back_whole() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_ahead_of_its_log_comes_back_with_a_snapshot_as_new_as_the_log_is_purged() {
     let folder = tempfile::tempdir().unwrap();
-    let node = start(folder.path()).await;
-    node.raft
-        .initialize(BTreeMap::from([(1, member(1))]))
-        .await
-        .unwrap();
-    node.leads().await;
-    let create = ordo_core::CreateInterface {
-        interface: lane(1),
-        name: "lane".to_owned(),
-        config: ordo_core::InterfaceConfig::default(),
-    };
-    node.write(1, Command::CreateInterface(create)).await;
+    let node = begin(folder.path()).await;
     for n in 1..=60 {
         node.write(n + 1, ingest(n)).await;
     }
@@ -354,4 +340,46 @@ async fn a_state_ahead_of_its_log_comes_back_with_a_snapshot_as_new_as_the_log_i
     assert!(metrics.purged >= Some(last), "{:?}", metrics.purged);
     assert!(metrics.snapshot >= metrics.purged, "{:?}", metrics.snapshot);
     node.stop().await;
+}
+
+/// A follower that stops may have applied what its own log had not, where that still holds what an earlier leader wrote:
+/// see [`RaftLog::drop_replaced`].
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_ends_in_what_a_later_leader_replaced_lets_go_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = begin(folder.path()).await;
+    node.write(2, ingest(1)).await;
+    let earlier = last_applied(&node);
+    node.stop().await;
+    let node = start(folder.path()).await;
+    node.leads().await;
+    node.write(3, ingest(2)).await;
+    let applied = last_applied(&node);
+    assert!(applied.leader_id > earlier.leader_id);
+    let hash = node.handle.state_hash().await.unwrap().hash;
+    node.stop().await;
+
+    let (mut log, thread) = open_log(folder.path());
+    log.truncate_after(Some(earlier)).await.unwrap();
+    let replaced = (earlier.index + 1..=applied.index + 2).map(|index| Entry {
+        log_id: LogId { index, ..earlier },
+        payload: EntryPayload::Blank,
+    });
+    log.append(replaced, IOFlushed::noop()).await.unwrap();
+    drop(log);
+    thread.join();
+
+    let node = start(folder.path()).await;
+    node.leads().await;
+    assert_eq!(node.handle.state_hash().await.unwrap().hash, hash);
+    node.write(4, ingest(3)).await;
+    let metrics = node.raft.metrics().borrow_watched().clone();
+    assert!(metrics.purged >= Some(applied), "{:?}", metrics.purged);
+    assert!(metrics.snapshot >= metrics.purged, "{:?}", metrics.snapshot);
+    node.stop().await;
+}
+
+fn last_applied(node: &Node) -> LogId {
+    let metrics = node.raft.metrics();
+    metrics.borrow_watched().last_applied.unwrap()
 }

@@ -2,17 +2,16 @@
 //!
 //! Each test starts itself again as a child process that works until it is killed.
 
-use crate::state_support::{Random, Running, Script, assert_same};
+use crate::state_support::{Random, Running, Script, assert_same, open_log};
 use openraft::storage::{
     IOFlushed, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine,
 };
 use openraft::type_config::TypeConfigExt;
-use ordo_storage::log::{Log, LogOptions, LogThread};
-use ordo_storage::{Entry, FileDisk, RaftLog, TypeConfig};
+use ordo_storage::log::LogThread;
+use ordo_storage::{Entry, RaftLog, TypeConfig};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::{env, fs};
 
 const FOLDER: &str = "ORDO_TEST_CHILD_FOLDER";
@@ -37,14 +36,7 @@ struct Both {
 
 impl Both {
     async fn open(folder: &Path, seed: u64) -> Self {
-        let disk = Arc::new(FileDisk::open(folder.join("log")).unwrap());
-        let options = LogOptions {
-            segment_bytes: 1 << 20,
-            ..LogOptions::default()
-        };
-        let (log, writer) = Log::open(disk, options).unwrap();
-        let thread = writer.spawn().unwrap();
-        let mut log = RaftLog::open(log).unwrap();
+        let (mut log, thread) = open_log(folder);
         let mut running = Running::open(folder).unwrap();
         let state = log.get_log_state().await.unwrap();
         running

@@ -18,6 +18,15 @@ async fn build(running: &mut Running<()>) -> Snapshot {
     builder.build_snapshot().await.unwrap()
 }
 
+/// A node that has applied the first `count` entries of a script, and its snapshot of them.
+async fn applied(folder: &Path, seed: u64, count: usize) -> (Script, Running<()>, Snapshot) {
+    let mut script = Script::new(seed);
+    let mut running = Running::open(folder).unwrap();
+    running.apply(script.take(count)).await.unwrap();
+    let snapshot = build(&mut running).await;
+    (script, running, snapshot)
+}
+
 fn chunks(snapshot: &Snapshot) -> (Vec<SnapshotChunk>, u64, u64) {
     let mut reader = SnapshotReader::open(&snapshot.snapshot).unwrap();
     assert_eq!(*reader.meta(), snapshot.meta);
@@ -48,10 +57,7 @@ fn names(folder: &Path) -> Vec<String> {
 #[tokio::test]
 async fn a_snapshot_sent_to_another_node_is_the_same_state_and_goes_on() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut script = Script::new(21);
-    let mut leader = Running::open(here.path()).unwrap();
-    leader.apply(script.take(300)).await.unwrap();
-    let snapshot = build(&mut leader).await;
+    let (mut script, mut leader, snapshot) = applied(here.path(), 21, 300).await;
     assert_eq!(snapshot.meta.last_log_id, Some(log_id(300)));
     assert_eq!(*snapshot.meta.last_membership.log_id(), Some(log_id(1)));
     assert_eq!(leader.store.flushed_index(), 300);
@@ -220,10 +226,7 @@ const WRONGS: &[Wrong] = &[
 #[tokio::test]
 async fn a_transfer_with_anything_wrong_is_refused_and_leaves_nothing() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut script = Script::new(24);
-    let mut leader = Running::open(here.path()).unwrap();
-    leader.apply(script.take(300)).await.unwrap();
-    let snapshot = build(&mut leader).await;
+    let (script, leader, snapshot) = applied(here.path(), 24, 300).await;
     let follower = Running::open(there.path()).unwrap();
     for (says, wrong) in WRONGS {
         let (mut chunks, files, bytes) = chunks(&snapshot);
@@ -267,10 +270,7 @@ async fn a_transfer_with_anything_wrong_is_refused_and_leaves_nothing() {
 #[tokio::test]
 async fn a_snapshot_damaged_after_it_was_received_is_not_installed() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut script = Script::new(25);
-    let mut leader = Running::open(here.path()).unwrap();
-    leader.apply(script.take(100)).await.unwrap();
-    let snapshot = build(&mut leader).await;
+    let (_, leader, snapshot) = applied(here.path(), 25, 100).await;
     let mut follower = Running::open(there.path()).unwrap();
     let old = follower.hash().await;
     let received = send(&snapshot, &follower.store).await.unwrap();
@@ -309,10 +309,7 @@ fn copy(from: &Path, to: &Path) {
 #[tokio::test]
 async fn a_crash_while_a_snapshot_is_installed_leaves_the_old_state_or_the_new_one() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut script = Script::new(26);
-    let mut leader = Running::open(here.path()).unwrap();
-    leader.apply(script.take(250)).await.unwrap();
-    let snapshot = build(&mut leader).await;
+    let (script, leader, snapshot) = applied(here.path(), 26, 250).await;
     leader.stop().await;
     let mut follower = Running::open(there.path()).unwrap();
     let old = Script::at(26, 30);
@@ -381,9 +378,7 @@ async fn a_crash_while_a_snapshot_is_installed_leaves_the_old_state_or_the_new_o
 #[tokio::test]
 async fn a_snapshot_whose_manifest_is_damaged_stops_the_start() {
     let folder = tempfile::tempdir().unwrap();
-    let mut running = Running::open(folder.path()).unwrap();
-    running.apply(Script::new(27).take(50)).await.unwrap();
-    let snapshot = build(&mut running).await;
+    let (_, running, snapshot) = applied(folder.path(), 27, 50).await;
     running.stop().await;
     let manifest = snapshot.snapshot.path.join("MANIFEST.ordo");
     let bytes = fs::read(&manifest).unwrap();

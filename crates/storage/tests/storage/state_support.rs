@@ -10,13 +10,16 @@ use ordo_core::{
     InterfaceConfig, InterfaceId, Loss, MessageId, Outcome, RedriveDeadLetter, Report, RunPosition,
     Sequence, StageConfig, State, Status, WallTime, invariants,
 };
+use ordo_storage::log::{Log, LogOptions, LogThread};
 use ordo_storage::{
-    EntryPayload, LeaderId, LogId, Machine, MachineHandle, MachineLoop, MachineOptions, Member,
-    Membership, MemoryRows, MemoryState, Observer, StateStore, StoreError, StoreOptions,
+    EntryPayload, FileDisk, LeaderId, LogId, Machine, MachineHandle, MachineLoop, MachineOptions,
+    Member, Membership, MemoryRows, MemoryState, Observer, RaftLog, StateStore, StoreError,
+    StoreOptions,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use uuid::Uuid;
 
@@ -401,4 +404,16 @@ pub async fn assert_same<O: Observer>(running: &Running<O>, script: &Script) {
         "the replicas differ at {}",
         script.index
     );
+}
+
+/// The log in a node's folder, and its thread.
+pub fn open_log(folder: &Path) -> (RaftLog, LogThread) {
+    let disk = Arc::new(FileDisk::open(folder.join("log")).unwrap());
+    let options = LogOptions {
+        segment_bytes: 1 << 20,
+        ..LogOptions::default()
+    };
+    let (log, writer) = Log::open(disk, options).unwrap();
+    let thread = writer.spawn().unwrap();
+    (RaftLog::open(log).unwrap(), thread)
 }
