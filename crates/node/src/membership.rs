@@ -6,8 +6,7 @@ use crate::raft::{Machine, NodeName, Peers, RaftOf, bytes_of};
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Instant as _};
-use openraft::{RaftMetrics, ServerState};
+use openraft::{ChangeMembers, Instant as _, RaftMetrics, ReadPolicy, ServerState};
 use ordo_storage::{Member, TypeConfig};
 use ordo_wire::status::Failure;
 use ordo_wire::v1::{self, Reason};
@@ -92,6 +91,25 @@ impl<SM: Machine> Membership<SM> {
         }
     }
 
+    /// Waits until what `metrics` say of the members is so for good. What a leader has written of them counts for it at
+    /// once, and may yet come to nothing; and it may have been replaced without a word.
+    async fn agreed(&self, metrics: &RaftMetrics<TypeConfig>) -> Result<(), Failure> {
+        let written = metrics.membership_config.log_id();
+        let confirmed = async {
+            self.wait(|now| now.local_committed >= *written).await
+                && self
+                    .raft
+                    .ensure_linearizable(ReadPolicy::ReadIndex)
+                    .await
+                    .is_ok()
+        };
+        let confirmed = timeout(CHANGE_WITHIN, confirmed).await;
+        match self.leading()?.membership_config.log_id() == written {
+            true if confirmed == Ok(true) => Ok(()),
+            _ => Err(slow()),
+        }
+    }
+
     async fn change(&self, members: ChangeMembers<u64, Member>) -> Result<(), Failure> {
         match timeout(CHANGE_WITHIN, self.raft.change_membership(members, false)).await {
             Ok(Ok(_)) => Ok(()),
@@ -136,6 +154,7 @@ impl<SM: Machine> Membership<SM> {
     ) -> Result<Had, Failure> {
         let membership = &metrics.membership_config;
         if membership.get_node(&node_id).is_none() {
+            self.agreed(metrics).await?;
             return Err(unknown(node_id));
         }
         let mut voters: BTreeSet<u64> = membership.voter_ids().collect();
@@ -379,7 +398,7 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
             None => false,
             // Once more, after an answer that was lost, is fine.
             Some(known) if known.storage_id == found.name.storage_id && known.peer == node.peer => {
-                return Ok(());
+                return self.agreed(&metrics).await;
             }
             Some(known) if !replace || known.storage_id == found.name.storage_id => {
                 return Err(refused(format!(
@@ -433,9 +452,10 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
             .voter_ids()
             .any(|voter| voter == node_id)
         {
-            return Ok(());
+            return self.agreed(&metrics).await;
         }
         if metrics.membership_config.get_node(&node_id).is_none() {
+            self.agreed(&metrics).await?;
             return Err(unknown(node_id));
         }
         let (has, last) = (
