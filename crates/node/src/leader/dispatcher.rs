@@ -298,7 +298,17 @@ impl Dispatcher {
         if now.instant < self.opens_at || self.queues.iter().all(Lanes::is_empty) {
             return;
         }
-        self.place_alone(state, now);
+        self.fill_all(state, now);
+        let alone = self.queues.iter().any(|queue| !queue.alone.is_empty());
+        if alone || !self.reserved.is_empty() {
+            self.place_alone(state, now);
+            // For a worker that was reserved and is not any more.
+            self.fill_all(state, now);
+        }
+    }
+
+    /// Fills every worker's hands, by turns.
+    fn fill_all(&mut self, state: &State, now: Now) {
         let mut without = 0;
         while without < self.rotation.len() {
             let Some(session) = self.rotation.pop_front() else {
@@ -394,8 +404,9 @@ impl Dispatcher {
         self.look_at_leases(session, lease_until);
     }
 
-    /// Messages that lost a worker before go to one with empty hands, which gets nothing else until it reports. Where
-    /// nobody's hands are empty, one worker per stage gets no more until they are.
+    /// Messages that lost a worker before go to workers that nothing else was there for: they get nothing else until
+    /// they report. Where nobody's hands are empty, one worker per stage gets no more until they are, unless half of
+    /// the stage's workers are alone with such a message already: those may be slow, and the others have to go on.
     fn place_alone(&mut self, state: &State, now: Now) {
         // Chosen anew each time: what a worker was reserved for may have come to its end elsewhere. Nobody else gets
         // to hold less than the one that is given nothing, so that it is chosen again for as long as there is cause.
@@ -417,7 +428,11 @@ impl Dispatcher {
             worker.is_some_and(|worker| worker.can_be_alone(queue))
         };
         let mut able: Vec<SessionId> = self.rotation.iter().copied().filter(serves).collect();
-        let mut reserved = false;
+        let alone = self
+            .workers
+            .values()
+            .filter(|worker| worker.alone && worker.stages.contains(&queue));
+        let mut reserves = alone.count() < (self.queues[queue].workers / 2).max(1);
         let mut looked_at = 0;
         let mut next = self.queues[queue].alone.first().copied();
         while let Some(place) = next.filter(|_| !able.is_empty() && looked_at < ALONE_LOOKED_AT) {
@@ -447,8 +462,8 @@ impl Dispatcher {
                     self.assign(state, place, session, now);
                     self.queues[queue].alone_after(place)
                 }
-                Some((session, _)) if !reserved => {
-                    reserved = true;
+                Some((session, _)) if reserves => {
+                    reserves = false;
                     self.reserve(session);
                     self.queues[queue].alone_after_interface(place.interface)
                 }

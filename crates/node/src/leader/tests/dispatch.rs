@@ -393,6 +393,60 @@ fn many_messages_are_each_alone_in_the_end() {
 }
 
 #[test]
+fn a_message_to_be_alone_and_what_else_is_there_take_turns_at_a_stages_only_worker() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    world.lose(1, "a", 2);
+    for _ in 0..4 {
+        world.ingest(1, 10);
+    }
+    let mut worker = world.join(1, &["parse"], 2);
+    for expected in [&[3, 4][..], &[1], &[5, 6], &[2]] {
+        let given = worker.given();
+        let sequences: Vec<u64> = given.iter().map(|given| given.place.sequence.0).collect();
+        assert_eq!(sequences, expected);
+        for given in &given {
+            world.complete(&worker, given);
+        }
+    }
+}
+
+#[test]
+fn messages_to_be_alone_keep_half_of_the_workers_while_there_is_work_for_the_others() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    world.lose(1, "a", 4);
+    for _ in 0..20 {
+        world.ingest(1, 10);
+    }
+    let mut workers: Vec<TestWorker> = (1..=4).map(|id| world.join(id, &["parse"], 1)).collect();
+    let (mut done, mut alone) = (Vec::new(), Vec::new());
+    // Those with a message that is alone never report.
+    loop {
+        let mut idle = true;
+        for worker in &mut workers {
+            for given in worker.given() {
+                idle = false;
+                if given.place.sequence <= Sequence(4) {
+                    alone.push(given.place.sequence.0);
+                } else {
+                    world.complete(worker, &given);
+                    done.push(given.place.sequence.0);
+                }
+            }
+        }
+        if idle {
+            break;
+        }
+        assert!(done.len() == 20 || alone.len() <= 2, "{alone:?}, {done:?}");
+    }
+    assert_eq!(done, (5..=24).collect::<Vec<_>>());
+    assert_eq!(
+        alone,
+        [1, 2, 3, 4],
+        "with nothing else to do, all take them"
+    );
+}
+
+#[test]
 fn a_leaders_pause_ends_no_lease() {
     let mut world = World::new(&[stages(&["parse"])]);
     let mut worker = world.join(1, &["parse"], 1);
