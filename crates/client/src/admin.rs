@@ -480,6 +480,7 @@ impl Admin {
         match timeout(limit, call(client)).await {
             Ok(result) => Ok(result?.into_inner()),
             Err(_) => {
+                self.cluster.gave_no_answer(address);
                 let text = format!("{address} did not answer in {} ms", limit.as_millis());
                 Err(Refusal::local(Code::DeadlineExceeded, text))
             }

@@ -165,6 +165,13 @@ impl Cluster {
         }
     }
 
+    /// A call to `address` was not answered in its time: the next one does not take it for the leader, and uses a new
+    /// connection, since this one may be dead without a word.
+    pub(crate) fn gave_no_answer(&self, address: &str) {
+        self.known().channels.remove(address);
+        self.forget_leader(address);
+    }
+
     /// A new connection, for one stream: another stream that is not read can't fill its flow-control window.
     pub(crate) fn channel(&self, address: &str) -> Result<Channel, ConnectError> {
         self.shared.connector.channel(address)

@@ -1,3 +1,4 @@
+use std::net::TcpListener;
 use std::time::Duration;
 
 use ordo_client::proto::InterfaceConfig;
@@ -65,6 +66,29 @@ async fn a_change_with_an_unknown_outcome_is_not_repeated_and_a_read_is() {
     within(admin.create_interface("orders", InterfaceConfig::default()))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_leader_that_does_not_answer_is_not_taken_for_it_any_more() {
+    let (leader, follower) = (Node::start().await, Node::start().await);
+    // Takes connections, and never says a word.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = listener.local_addr().unwrap().to_string();
+    let names = |leader: &str| Some(Failure::not_leader(Some(leader.to_owned())));
+    follower.script(|script| script.refuses = names(&silent));
+    // Of the nodes that it knows then a call begins with any; with this seed, not with the silent one.
+    let cluster = Cluster::builder().addresses([follower.address.clone()]);
+    let admin = cluster.seed(1).build().unwrap().admin();
+    let hasty = admin.clone().timeout(Duration::from_millis(100));
+    let error = within(hasty.create_interface("orders", InterfaceConfig::default()))
+        .await
+        .unwrap_err();
+    assert!(matches!(&error, CallError::OutcomeUnknown(_)), "{error}");
+    follower.script(|script| script.refuses = names(&leader.address));
+    within(admin.create_interface("orders", InterfaceConfig::default()))
+        .await
+        .unwrap();
+    assert_eq!(leader.script(|script| script.calls), 1);
 }
 
 #[tokio::test]
