@@ -71,6 +71,11 @@ pub fn router<R: Rules>(context: Arc<Context>) -> Routes {
         .add_service(admin.max_encoding_message_size(FRAME_BYTES_MAX))
 }
 
+/// A stream that has always another frame ready would keep the node's thread for as long as its buffers last.
+async fn others_turn() {
+    tokio::task::yield_now().await;
+}
+
 /// The client does not read.
 fn unread(patience: Duration) -> Failure {
     let text = format!(

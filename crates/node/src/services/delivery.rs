@@ -5,7 +5,7 @@ mod answer;
 use super::outstanding::Outstanding;
 use super::{
     FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, READ_WITHIN, RESULTS, Stream, body_bytes, broken,
-    bytes_of, end, failed, unread,
+    bytes_of, end, failed, others_turn, unread,
 };
 use crate::admission::SubscriptionRoom;
 use crate::context::Context;
@@ -150,7 +150,10 @@ impl<R: Rules> Pump<R> {
                     permit.send(Ok(response));
                 }
                 frame = incoming.message(), if reads => match frame {
-                    Ok(Some(frame)) => self.frame(frame).await?,
+                    Ok(Some(frame)) => {
+                        self.frame(frame).await?;
+                        others_turn().await;
+                    }
                     Ok(None) => return Ok(()),
                     Err(status) => {
                         broken(responses, status).await;

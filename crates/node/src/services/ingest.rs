@@ -6,8 +6,8 @@ mod tests;
 
 use super::outstanding::Outstanding;
 use super::{
-    ENDS_WITHIN, FRAMES_WAITING, READ_WITHIN, RESULTS, Stream, broken, end, failed, run_ended,
-    stopped, unread,
+    ENDS_WITHIN, FRAMES_WAITING, READ_WITHIN, RESULTS, Stream, broken, end, failed, others_turn,
+    run_ended, stopped, unread,
 };
 use crate::context::Context;
 use crate::proposer::{Proposed, RunId, Standing};
@@ -130,6 +130,7 @@ impl<R: Rules> Pump<R> {
                         if let Err(failure) = self.accept(frame).await {
                             self.end(failure);
                         }
+                        others_turn().await;
                     }
                     None => closed = true,
                     Some(Err(status)) => return broken(&responses, status).await,

@@ -5,7 +5,7 @@ mod report;
 use super::outstanding::Outstanding;
 use super::{
     FRAME_BYTES, FRAME_ITEMS, FRAMES_WAITING, HOLDS_PER_EVENT, READ_WITHIN, RESULTS, Stream,
-    body_bytes, broken, bytes_of, end, failed, unread,
+    body_bytes, broken, bytes_of, end, failed, others_turn, unread,
 };
 use crate::context::Context;
 use crate::leader::{Assignment, Event, Freed, Hold, Place, WorkPush, WorkerHello, WorkerId};
@@ -128,7 +128,10 @@ impl Pump {
                     permit.send(Ok(response));
                 }
                 frame = incoming.message(), if reads => match frame {
-                    Ok(Some(frame)) => self.frame(frame).await?,
+                    Ok(Some(frame)) => {
+                        self.frame(frame).await?;
+                        others_turn().await;
+                    }
                     Ok(None) => return Ok(()),
                     Err(status) => {
                         broken(responses, status).await;
