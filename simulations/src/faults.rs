@@ -141,59 +141,38 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The kinds there are, as [`Fault::kind`] names them.
-    pub const KINDS: [&str; 20] = [
-        "process crashes",
-        "power losses",
-        "traps set",
-        "blackouts",
-        "partitions",
-        "one-way partitions",
-        "cut pairs",
-        "lossy periods",
-        "slow links",
-        "slow disks",
-        "failing disks",
-        "clock jumps",
-        "periods of wrong proposals",
-        "leadership transfers",
-        "snapshots asked for",
-        "nodes added",
-        "nodes removed",
-        "nodes replaced",
-        "client crashes",
-        "clients cut off",
-    ];
+    /// What the names of all kinds begin with, so that they stand apart from what faults led to.
+    pub const LABEL: &str = "fault: ";
 
-    /// Its kind, in counts.
+    /// Its kind, in counts, after [`Fault::LABEL`].
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Crash {
                 down: Down::Killed, ..
-            } => "process crashes",
+            } => "fault: process crashes",
             Self::Crash {
                 down: Down::PowerLost,
                 ..
-            } => "power losses",
-            Self::Trap { .. } => "traps set",
-            Self::Blackout { .. } => "blackouts",
-            Self::Cut { way: Way::Both, .. } => "partitions",
-            Self::Cut { .. } => "one-way partitions",
-            Self::CutPair { .. } => "cut pairs",
-            Self::Loss { .. } => "lossy periods",
-            Self::Slow { .. } => "slow links",
-            Self::DiskBusy { .. } => "slow disks",
-            Self::Disk { .. } => "failing disks",
-            Self::Clock { .. } => "clock jumps",
-            Self::Proposals { .. } => "periods of wrong proposals",
-            Self::Transfer => "leadership transfers",
-            Self::Snapshot { .. } => "snapshots asked for",
-            Self::Grow => "nodes added",
-            Self::Shrink => "nodes removed",
-            Self::Replace => "nodes replaced",
-            Self::ClientCrash { .. } => "client crashes",
-            Self::ClientCut { .. } => "clients cut off",
+            } => "fault: power losses",
+            Self::Trap { .. } => "fault: traps set",
+            Self::Blackout { .. } => "fault: blackouts",
+            Self::Cut { way: Way::Both, .. } => "fault: partitions",
+            Self::Cut { .. } => "fault: one-way partitions",
+            Self::CutPair { .. } => "fault: cut pairs",
+            Self::Loss { .. } => "fault: lossy periods",
+            Self::Slow { .. } => "fault: slow links",
+            Self::DiskBusy { .. } => "fault: slow disks",
+            Self::Disk { .. } => "fault: failing disks",
+            Self::Clock { .. } => "fault: clock jumps",
+            Self::Proposals { .. } => "fault: periods of wrong proposals",
+            Self::Transfer => "fault: leadership transfers",
+            Self::Snapshot { .. } => "fault: snapshots asked for",
+            Self::Grow => "fault: nodes added",
+            Self::Shrink => "fault: nodes removed",
+            Self::Replace => "fault: nodes replaced",
+            Self::ClientCrash { .. } => "fault: client crashes",
+            Self::ClientCut { .. } => "fault: clients cut off",
         }
     }
 }

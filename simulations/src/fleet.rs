@@ -154,8 +154,8 @@ fn progress(total: &Total, count: u64, started: Instant) {
         total.seeds
     );
     if total.seeds.is_multiple_of(PROGRESS_EVERY) {
-        let counts = Fault::KINDS.iter().filter_map(|kind| {
-            let n = total.counts.get(*kind)?;
+        let counts = total.counts.iter().filter_map(|(what, n)| {
+            let kind = what.strip_prefix(Fault::LABEL)?;
             Some(format!("{n} {kind}"))
         });
         println!("\r{so_far}: {}", counts.collect::<Vec<_>>().join(", "));

@@ -11,6 +11,8 @@ use tokio::time::{Instant, sleep};
 
 /// How long the operator tries before leaving a job.
 const PATIENCE: Duration = Duration::from_secs(12);
+/// How long one call of its may take.
+const CALL_WITHIN: Duration = Duration::from_secs(2);
 /// How long it waits before it tries again.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -66,10 +68,10 @@ impl Operator {
         let _ = self.jobs.send(job);
     }
 
-    /// Whether something was given up, and not taken up again.
+    /// Whether there is nothing to do, nor anything given up that was not taken up again.
     #[must_use]
-    pub fn has_left_something(&self) -> bool {
-        !self.left.lock().expect("no panic holds it").is_empty()
+    pub fn is_done(&self) -> bool {
+        self.is_idle() && self.left.lock().expect("no panic holds it").is_empty()
     }
 
     /// Takes up again what was given up while everything failed.
@@ -119,7 +121,7 @@ impl Operator {
     }
 
     async fn job(&self, cluster: &Cluster, job: Job) -> bool {
-        let admin = cluster.admin().timeout(Duration::from_secs(4));
+        let admin = cluster.admin().timeout(CALL_WITHIN);
         let first = format!("n1:{PUBLIC}");
         let until = Instant::now() + PATIENCE;
         match job {

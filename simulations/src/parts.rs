@@ -115,11 +115,7 @@ impl WatchedLog {
             && self.place.id == 2
             && index.is_multiple_of(50)
         {
-            let decoded = ordo_wire::entry::decode(data.0.clone());
-            if let Ok(mut decoded) = decoded {
-                decoded.wall_time.0 += 1;
-                *data = EntryData(ordo_wire::entry::encode(&decoded));
-            }
+            *data = EntryData(rewritten(&data.0, |entry| entry.wall_time.0 += 1));
         }
         entry
     }
@@ -320,11 +316,15 @@ impl Observer for WatchedLoops {
     }
 }
 
+/// An entry's bytes, changed.
+fn rewritten(data: &Bytes, change: impl FnOnce(&mut ordo_core::Entry)) -> Bytes {
+    let mut entry = ordo_wire::entry::decode(data.clone()).expect("a node decodes what it encoded");
+    change(&mut entry);
+    ordo_wire::entry::encode(&entry)
+}
+
 /// A planted bug: leases are so long that nobody sees their end.
-fn leases_for_ever(data: Bytes) -> Bytes {
-    let Ok(mut entry) = ordo_wire::entry::decode(data.clone()) else {
-        return data;
-    };
+fn leases_for_ever(entry: &mut ordo_core::Entry) {
     for command in &mut entry.commands {
         if let Command::CreateInterface(create) = command {
             for stage in &mut create.config.stages {
@@ -332,14 +332,14 @@ fn leases_for_ever(data: Bytes) -> Bytes {
             }
         }
     }
-    ordo_wire::entry::encode(&entry)
 }
 
 /// A planted bug: a consumer hears of a grant that is not even proposed.
 fn grant_at_once(view: View<'_>, event: &SubscribeEvent) -> Option<()> {
     let interface = view.state.interface_named(&event.interface)?;
     let number = interface.config.destination_number(&event.destination)?;
-    let destination = interface.destination(number)?;
+    let destination = interface.destination(number);
+    let destination = destination.filter(|there| there.holder.is_none())?;
     let granted = DeliverPush::Granted {
         number: event.key.number,
         epoch: destination.epoch.next(),
@@ -348,10 +348,7 @@ fn grant_at_once(view: View<'_>, event: &SubscribeEvent) -> Option<()> {
         destination: number,
         incarnation: interface.incarnation,
     };
-    match &destination.holder {
-        Some(_) => None,
-        None => event.push.send(granted).ok(),
-    }
+    event.push.send(granted).ok()
 }
 
 /// Consensus, watched.
@@ -385,7 +382,7 @@ impl Replicate for WatchedConsensus {
             }
         }
         let data = match bugs::has(Bug::LeasesNeverEnd) {
-            true => leases_for_ever(data),
+            true => rewritten(&data, leases_for_ever),
             false => data,
         };
         if bugs::has(Bug::ProposedTwice) {

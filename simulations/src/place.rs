@@ -52,7 +52,7 @@ struct State {
     rng: StdRng,
     disk: MemDisk,
     memory: MemoryState,
-    /// What this start of the node began with.
+    /// What this start of the node began with, where a bug needs it.
     memory_before: MemoryState,
     boots: u64,
     traps: Vec<Trap>,
@@ -143,7 +143,7 @@ impl Place {
                 rng: StdRng::seed_from_u64(seed),
                 disk: MemDisk::new(),
                 memory: empty_memory(),
-                memory_before: empty_memory(),
+                memory_before: MemoryState::default(),
                 boots: 0,
                 traps: Vec::new(),
                 sprung: None,
@@ -171,7 +171,9 @@ impl Place {
         state.sprung = None;
         state.stopped = None;
         state.hurt = state.fault.is_some();
-        state.memory_before = state.memory.after_crash();
+        if bugs::has(Bug::SnapshotAfterPurge) {
+            state.memory_before = state.memory.after_crash();
+        }
         // A folder that has been used has a log in it; the simulated one is elsewhere.
         let marker = self.folder.join("log");
         if state.boots > 1 && self.folder.join("IDENTITY").exists() {

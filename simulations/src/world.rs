@@ -288,14 +288,14 @@ impl<'a> World<'a> {
         }
         self.heal();
         let healed_at = self.now_ms();
-        let mut healed_ms = None;
-        loop {
-            if healed_ms.is_none() && self.is_well() {
-                healed_ms = Some(self.now_ms() - healed_at);
-            }
-            // What the operator has begun is not the cluster's to end.
-            if self.operator.is_idle() && !self.operator.has_left_something() && self.is_well() {
-                break;
+        let mut well_at = None;
+        let healed_ms = loop {
+            if self.is_well() {
+                // What the operator has begun is not the cluster's to end.
+                let well_at = *well_at.get_or_insert(self.now_ms());
+                if self.operator.is_done() {
+                    break well_at - healed_at;
+                }
             }
             if self.operator.is_idle() {
                 self.operator.try_again();
@@ -307,8 +307,8 @@ impl<'a> World<'a> {
             if !self.step() {
                 return None;
             }
-        }
-        self.notes.line(format_args!("well after {healed_ms:?} ms"));
+        };
+        self.notes.line(format_args!("well after {healed_ms} ms"));
         self.workload.wind_down();
         let begun = self.now_ms();
         while !self.workload.is_done() {
@@ -330,7 +330,7 @@ impl<'a> World<'a> {
             }
         }
         self.workload.judge(&self.notes, self.history.as_deref());
-        healed_ms
+        Some(healed_ms)
     }
 
     /// One tick. False when the run is over, because a promise was broken.
@@ -635,8 +635,7 @@ impl<'a> World<'a> {
     /// Takes a voter out, where three are left.
     fn shrink(&mut self) {
         let members = self.members();
-        let quiet = self.operator.is_idle() && !self.operator.has_left_something();
-        if members.len() > 3 && quiet {
+        if members.len() > 3 && self.operator.is_done() {
             let at = members[self.rng.random_range(0..members.len())];
             self.gone.insert(at);
             self.operator.send(Job::Remove(self.places[at].id));
@@ -645,7 +644,7 @@ impl<'a> World<'a> {
 
     /// One disk at a time: two of three lost disks are outside of what a quorum can bear.
     fn replace(&mut self) {
-        if !self.operator.is_idle() || self.operator.has_left_something() {
+        if !self.operator.is_done() {
             return;
         }
         let at = self.pick(Who::Any);

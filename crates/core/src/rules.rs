@@ -95,7 +95,7 @@ pub trait Rules: Send + Sync + 'static {
         current == given
     }
 
-    /// Whether an answer is about something released, or sent: `up_to` there everything is (guarantee 6).
+    /// Whether an answer is about something that is released, or sent: everything through `up_to` is (guarantee 6).
     #[must_use]
     fn is_released(up_to: Sequence, given: Sequence) -> bool {
         given <= up_to

@@ -13,6 +13,7 @@ mod finish;
 mod operator;
 mod producer;
 mod raw;
+mod raw_work;
 mod reader;
 mod rogue_consumer;
 mod rogue_producer;

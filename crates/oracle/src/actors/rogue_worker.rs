@@ -4,22 +4,21 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ordo_client::proto::work_service_client::WorkServiceClient;
 use ordo_client::proto::{
-    WorkAssignment, WorkComplete, WorkFilter, WorkHello, WorkReject, WorkReport, WorkRequest,
-    WorkResponse, WorkRetry, work_report,
+    WorkAssignment, WorkComplete, WorkFilter, WorkReject, WorkReport, WorkRequest, WorkResponse,
+    WorkRetry, work_report,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::finish::uuid_of;
 use super::raw::{Frames, Raw};
+use super::raw_work;
 use super::script::{Script, Work};
 use super::{Lives, paused, verdict};
 use crate::history::{Verdict, What};
-use crate::name::{Digest, Name};
+use crate::name::Name;
 use crate::recorder::Scribe;
 
 /// Far beyond any sequence or turn there is.
@@ -86,19 +85,8 @@ struct Life<'a> {
 pub async fn rogue_work(raw: Raw, scribe: Scribe, plan: RogueWorkerPlan, stop: CancellationToken) {
     let mut random = StdRng::seed_from_u64(plan.seed);
     while !stop.is_cancelled() {
-        let worker_id: [u8; 16] = random.random();
-        let hello = WorkHello {
-            worker_id: Bytes::copy_from_slice(&worker_id),
-            name: scribe.actor().to_string(),
-            stages: plan.stages.iter().map(ToString::to_string).collect(),
-            interface_prefix: plan.interface_prefix.clone(),
-            holds: Vec::new(),
-            credits: plan.credits,
-        };
-        let first = WorkRequest {
-            hello: Some(hello),
-            ..WorkRequest::default()
-        };
+        let (stages, prefix) = (&plan.stages, &plan.interface_prefix);
+        let hello = raw_work::hello(&mut random, &scribe, stages, prefix, plan.credits);
         let length = Lives::length(Some(&plan.lives), &mut random);
         let mut life = Life {
             plan: &plan,
@@ -107,12 +95,7 @@ pub async fn rogue_work(raw: Raw, scribe: Scribe, plan: RogueWorkerPlan, stop: C
             pending: VecDeque::new(),
             late: VecDeque::new(),
         };
-        let living = async {
-            let open = raw.open(Some(first), |channel, frames| async move {
-                WorkServiceClient::new(channel).work(frames).await
-            });
-            life.live(open.await).await;
-        };
+        let living = async { life.live(raw_work::open(&raw, hello).await).await };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -162,19 +145,11 @@ impl Life<'_> {
 
     /// What is reported of an assignment, now.
     fn plan_reports(&mut self, assignment: WorkAssignment) -> Vec<Planned> {
+        raw_work::note(self.scribe, &assignment);
         let (interface, stage) = (
             Name::from(assignment.interface),
             Name::from(assignment.stage),
         );
-        self.scribe.record(What::Assigned {
-            interface: interface.clone(),
-            sequence: assignment.sequence,
-            message_id: uuid_of(&assignment.message_id),
-            stage: stage.clone(),
-            turn: assignment.turn,
-            attempts: assignment.attempts,
-            digest: Digest::of(&assignment.payload),
-        });
         let right = Planned {
             work: Script::work(&assignment.payload, &stage, assignment.attempts),
             interface,

@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use ordo_client::proto::work_service_client::WorkServiceClient;
-use ordo_client::proto::{WorkHello, WorkRequest, WorkResponse};
+use ordo_client::proto::{WorkRequest, WorkResponse};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::finish::uuid_of;
 use super::raw::{Frames, Raw};
-use crate::history::What;
-use crate::name::{Digest, Name};
+use super::raw_work;
+use crate::name::Name;
 use crate::recorder::Scribe;
 
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -45,23 +42,8 @@ pub async fn stall(raw: Raw, scribe: Scribe, plan: StalledWorkerPlan, stop: Canc
     let mut random = StdRng::seed_from_u64(plan.seed);
     let stalling = async {
         loop {
-            let worker_id: [u8; 16] = random.random();
-            let hello = WorkHello {
-                worker_id: Bytes::copy_from_slice(&worker_id),
-                name: scribe.actor().to_string(),
-                stages: plan.stages.iter().map(ToString::to_string).collect(),
-                interface_prefix: String::new(),
-                holds: Vec::new(),
-                credits: plan.credits,
-            };
-            let first = WorkRequest {
-                hello: Some(hello),
-                ..WorkRequest::default()
-            };
-            let open = raw.open(Some(first), |channel, frames| async move {
-                WorkServiceClient::new(channel).work(frames).await
-            });
-            take(open.await, &scribe).await;
+            let hello = raw_work::hello(&mut random, &scribe, &plan.stages, "", plan.credits);
+            take(raw_work::open(&raw, hello).await, &scribe).await;
         }
     };
     tokio::select! {
@@ -80,16 +62,8 @@ async fn take(mut frames: Frames<WorkRequest, WorkResponse>, scribe: &Scribe) {
             biased;
             response = frames.responses.message() => {
                 let Ok(Some(response)) = response else { return };
-                for assignment in response.assignments {
-                    scribe.record(What::Assigned {
-                        interface: Name::from(assignment.interface),
-                        sequence: assignment.sequence,
-                        message_id: uuid_of(&assignment.message_id),
-                        stage: Name::from(assignment.stage),
-                        turn: assignment.turn,
-                        attempts: assignment.attempts,
-                        digest: Digest::of(&assignment.payload),
-                    });
+                for assignment in &response.assignments {
+                    raw_work::note(scribe, assignment);
                 }
             }
             _ = heartbeats.tick() => {
