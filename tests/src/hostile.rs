@@ -6,10 +6,14 @@ use anyhow::{Context, Result, ensure};
 use ordo_client::{Cluster, Consumer, Worker};
 use std::io;
 use std::net::SocketAddr;
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::block_in_place;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What every HTTP/2 connection begins with.
@@ -411,17 +415,129 @@ pub fn usage(process: u32) -> Usage {
     }
 }
 
+/// Floods, one after the other, beside honest clients: what these notice, and what the nodes use meanwhile.
+#[derive(Debug)]
+pub struct Floods {
+    honest: Honest,
+    watch: Watch,
+    table: Table,
+    flooders: Flooders,
+}
+
+/// Whoever floods has a machine of its own, as far as that can be had on one: threads of the lowest priority, which get
+/// what the nodes and the honest ones leave of the processors.
+#[derive(Debug)]
+struct Flooders(Option<Runtime>);
+
+impl Flooders {
+    fn new() -> io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .on_thread_start(give_way)
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    /// Runs `flood` to its end, on a thread of their own.
+    fn run<T: Send>(&self, flood: impl AsyncFnOnce() -> T + Send) -> T {
+        let runtime = self.0.as_ref().expect("it goes when this is dropped");
+        let run = || {
+            give_way();
+            runtime.block_on(flood())
+        };
+        let ran = block_in_place(|| thread::scope(|scope| scope.spawn(run).join()));
+        ran.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+impl Drop for Flooders {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Lowers this thread's priority.
+fn give_way() {
+    rustix::process::nice(19).expect("a thread may lower its priority");
+}
+
+impl Floods {
+    /// Begins: the honest ones are at it, and the heading is printed.
+    ///
+    /// # Errors
+    /// When the cluster refuses.
+    pub async fn begin(cluster: &Cluster, nodes: &Nodes) -> Result<Self> {
+        let honest = Honest::start(cluster).await?;
+        crate::eventually("the honest ones to begin", async || {
+            (honest.mark().1 > 100).then_some(())
+        })
+        .await;
+        Ok(Self {
+            honest,
+            watch: Watch::start(nodes),
+            table: Table::new(),
+            flooders: Flooders::new()?,
+        })
+    }
+
+    /// A row of nothing but the honest ones. The first one is what all others are compared with.
+    pub async fn quiet(&mut self, name: &str, lasts: Duration) {
+        let mark = self.honest.mark();
+        tokio::time::sleep(lasts).await;
+        let figures = self.honest.since(mark);
+        self.table.row(name, figures, self.watch.take(), "");
+    }
+
+    /// A row of one flood, which is told to stop after a while. Whatever it did, honest messages arrive afterwards, if
+    /// not during it. Answers what the nodes used.
+    pub async fn flood(
+        &mut self,
+        name: &str,
+        lasts: Duration,
+        flood: impl AsyncFnOnce(CancellationToken) -> String + Send,
+    ) -> Usage {
+        let (mark, stop) = (self.honest.mark(), CancellationToken::new());
+        let after = stop.clone();
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(lasts).await;
+            after.cancel();
+        });
+        let outcome = self.flooders.run(async || flood(stop).await);
+        timer.await.expect("it only sleeps");
+        let arrived = self.honest.mark().1;
+        crate::eventually("an honest message to arrive", async || {
+            (self.honest.mark().1 > arrived).then_some(())
+        })
+        .await;
+        let usage = self.watch.take();
+        let figures = self.honest.since(mark);
+        self.table.row(name, figures, usage, &outcome);
+        usage
+    }
+
+    /// Ends: every honest message has arrived, once and in order.
+    ///
+    /// # Errors
+    /// When one has not.
+    pub async fn finish(self) -> Result<()> {
+        let sent = self.honest.finish().await?;
+        println!("{sent} honest messages accepted and delivered in order");
+        Ok(())
+    }
+}
+
 /// The rows of a run: what was done, and what became of the honest ones.
 #[derive(Debug)]
-pub struct Table {
+struct Table {
     quiet: Option<Figures>,
 }
 
 impl Table {
     /// Prints the heading.
-    #[must_use]
-    #[expect(clippy::new_without_default, reason = "it prints")]
-    pub fn new() -> Self {
+    fn new() -> Self {
         println!(
             "{:<34}{:>9}{:>12}{:>12}{:>12}{:>8}{:>8}{:>6}  what became of it",
             "", "messages", "ack p99", "arrive p50", "arrive p99", "x", "MiB", "fds"
@@ -430,7 +546,7 @@ impl Table {
     }
 
     /// Prints a row. The first one is what the others are compared with.
-    pub fn row(&mut self, name: &str, figures: Figures, usage: Usage, outcome: &str) {
+    fn row(&mut self, name: &str, figures: Figures, usage: Usage, outcome: &str) {
         let quiet = *self.quiet.get_or_insert(figures);
         let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1_000.0);
         println!(

@@ -111,10 +111,10 @@ pub(super) async fn bombs(at: Target, stop: CancellationToken) -> String {
 
 /// A long name of which every one of many messages hears that it is unknown.
 pub(super) async fn names(at: Target, stop: CancellationToken) -> String {
-    let messages = vec![proto::IngestMessage::default(); 30_000];
+    let messages = vec![proto::IngestMessage::default(); 8_000];
     let request = batch("n".repeat(1 << 20), messages);
     let mut client = IngestServiceClient::new(at.channel().await);
-    let frames = tokio_stream::iter(vec![request; 20]);
+    let frames = tokio_stream::iter(vec![request; 75]);
     let mut answers = client.ingest(frames).await.unwrap().into_inner();
     let mut results = 0;
     while let Some(response) = answers.message().await.unwrap() {

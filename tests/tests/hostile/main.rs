@@ -16,7 +16,7 @@ mod wire;
 use calls::{bombs, calls, compressed, idlers, limits, names, strangers, unread};
 use frames::beginnings;
 use ordo_client::proto::Reason;
-use ordo_tests::hostile::{Honest, Table, Watch};
+use ordo_tests::hostile::Floods;
 use ordo_tests::load::worker;
 use ordo_tests::{Nodes, eventually};
 use ordo_wire::status::Failure;
@@ -91,16 +91,9 @@ async fn whatever_hostile_clients_do_honest_ones_go_on_and_every_bound_holds() {
         nodes.nodes.iter().map(lines).sum()
     };
     let stalled = stalled_worker(at, &cluster).await;
-    let honest = Honest::start(&cluster).await.unwrap();
-    eventually("the honest ones to begin", async || {
-        (honest.mark().1 > 100).then_some(())
-    })
-    .await;
-    let watch = Watch::start(&nodes);
-    let (lines_before, mut table) = (lines(&nodes), Table::new());
-    let mark = honest.mark();
-    tokio::time::sleep(2 * ATTACK).await;
-    table.row("quiet", honest.since(mark), watch.take(), "");
+    let mut floods = Floods::begin(&cluster, &nodes).await.unwrap();
+    let lines_before = lines(&nodes);
+    floods.quiet("quiet", 2 * ATTACK).await;
 
     let attacks: [Attack; 17] = attacks![
         garbage,
@@ -126,22 +119,9 @@ async fn whatever_hostile_clients_do_honest_ones_go_on_and_every_bound_holds() {
         if only.as_ref().is_some_and(|only| only != name) {
             continue;
         }
-        let (mark, stop) = (honest.mark(), CancellationToken::new());
-        let after = stop.clone();
-        let timer = tokio::spawn(async move {
-            tokio::time::sleep(ATTACK).await;
-            after.cancel();
-        });
-        let outcome = attack(at, stop).await;
-        timer.await.unwrap();
-        // Whatever the attack did, honest messages arrive afterwards, if not during it.
-        let arrived = honest.mark().1;
-        eventually("an honest message to arrive", async || {
-            (honest.mark().1 > arrived).then_some(())
-        })
-        .await;
-        let usage = watch.take();
-        table.row(name, honest.since(mark), usage, &outcome);
+        let usage = floods
+            .flood(name, ATTACK, async |stop| attack(at, stop).await)
+            .await;
         assert!(
             usage.memory_bytes < MEMORY_BYTES_MAX,
             "{name}: {} MiB",
@@ -149,9 +129,7 @@ async fn whatever_hostile_clients_do_honest_ones_go_on_and_every_bound_holds() {
         );
         assert!(usage.descriptors < DESCRIPTORS_MAX, "{name}");
     }
-    let mark = honest.mark();
-    tokio::time::sleep(ATTACK).await;
-    table.row("quiet again", honest.since(mark), watch.take(), "");
+    floods.quiet("quiet again", ATTACK).await;
     let lines = lines(&nodes) - lines_before;
     println!("{lines} lines logged by all nodes");
     assert!(lines < LINES_MAX, "{lines} lines");
@@ -165,8 +143,7 @@ async fn whatever_hostile_clients_do_honest_ones_go_on_and_every_bound_holds() {
     )
     .await;
     drop(stalled);
-    let sent = honest.finish().await.unwrap();
-    println!("{sent} honest messages accepted and delivered in order");
+    floods.finish().await.unwrap();
     for node in &mut nodes.nodes {
         assert!(node.runs(), "{}", node.output());
     }
