@@ -127,9 +127,11 @@ pub(super) async fn names(at: Target, stop: CancellationToken) -> String {
 
 /// What is past a limit gets the documented code and reason.
 pub(super) async fn limits(at: Target, stop: CancellationToken) -> String {
-    let channel = at.channel().await;
     let mut times = 0;
     while !stop.is_cancelled() {
+        // What is on its way when its stream is refused counts as an error of the connection's, and a connection with
+        // very many of them is closed.
+        let channel = at.channel().await;
         let long = proto::IngestMessage {
             payload: vec![0; 33 << 20].into(),
             ..Default::default()
@@ -158,9 +160,7 @@ pub(super) async fn limits(at: Target, stop: CancellationToken) -> String {
             let value = "v".repeat(1_000).parse().unwrap();
             heads.metadata_mut().insert(key, value);
         }
-        let refused = AdminServiceClient::new(channel.clone())
-            .get_interface(heads)
-            .await;
+        let refused = AdminServiceClient::new(channel).get_interface(heads).await;
         assert!(refused.is_err(), "20 KB of metadata were taken");
         times += 1;
     }

@@ -44,7 +44,8 @@ const FRAME_BYTES_MAX: u32 = 64 * 1024;
 const STREAM_WINDOW_BYTES: u32 = crate::inlet::PROGRESS_BYTES as u32;
 const CONNECTION_WINDOW_BYTES: u32 = 2 * STREAM_WINDOW_BYTES;
 /// Streams that a client opened and reset before they were looked at, and those that we reset for its errors, before
-/// its connection is closed: a flood of resets (CVE-2023-44487) ends there.
+/// its connection is closed: a flood of resets (CVE-2023-44487) ends there. h2 knows 50 refused streams for a second;
+/// what comes for others counts as an error, too.
 const RESETS_MAX: usize = 64;
 const RESETS_OWN_MAX: usize = 256;
 /// How often a silent client is asked whether it is there, and how long it may take to say so.
