@@ -335,12 +335,21 @@ fn node_full(text: String) -> Transient {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
     use super::*;
     use ordo_core::{ClusterTime, Command, CreateInterface, Entry, RunPosition, State, WallTime};
     use uuid::Uuid;
+
+    /// Room for one message of as many bytes.
+    pub(crate) fn room(admission: &Arc<Admission>, bytes: u64) -> Room {
+        let (state, id) = state_with(InterfaceConfig::default());
+        let view = admission.learn(state.interface(id).unwrap());
+        let (room, taken, _) = admission.take_room(&view, &view.config(), &[bytes]);
+        assert_eq!(taken, 1);
+        room
+    }
 
     fn state_with(config: InterfaceConfig) -> (State, InterfaceId) {
         let mut state = State::default();

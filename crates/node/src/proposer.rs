@@ -17,6 +17,7 @@ pub use consensus::RaftConsensus;
 pub use standing::{QuorumAge, QuorumLease, RunId, Standing};
 pub use task::{LeaderId, LoopsLink, ProposerTask, Replicate, SubmitError, Submitted};
 
+use crate::admission::Room;
 use crate::leader::Tag;
 use crate::metrics::Metrics;
 use ordo_core::{Command, Outcome, Reply};
@@ -72,8 +73,8 @@ pub(crate) enum Class {
 
 /// Who hears of it.
 pub(crate) enum Listener {
-    /// Whoever asked.
-    Caller(oneshot::Sender<Proposed>),
+    /// Whoever asked, or asked and has gone. The room that the messages take is theirs until there is an answer.
+    Caller(oneshot::Sender<Proposed>, Vec<Room>),
     /// The leader's loops.
     Loops(Tag),
     /// Nobody.
@@ -154,11 +155,12 @@ impl Proposer {
     #[must_use]
     pub fn propose(&self, commands: Vec<Command>) -> Pending {
         let (sender, receiver) = oneshot::channel();
-        self.urgent(commands, Listener::Caller(sender));
+        self.urgent(commands, Listener::Caller(sender, Vec::new()));
         Pending(receiver)
     }
 
-    /// Proposes ingest of a stream that belongs to `run`: in that run or not at all.
+    /// Proposes ingest of a stream that belongs to `run`: in that run or not at all. Gives `rooms` back when there is an
+    /// answer, whether or not anybody still waits for it.
     ///
     /// # Errors
     /// [`ProposeError::Full`] at once, so that the stream can end before its next frame is read and overtakes this
@@ -166,10 +168,12 @@ impl Proposer {
     pub fn propose_ingest(
         &self,
         commands: Vec<Command>,
+        rooms: Vec<Room>,
         run: RunId,
     ) -> Result<Pending, ProposeError> {
         let (sender, receiver) = oneshot::channel();
-        let proposal = Proposal::new(commands, Class::Ingest(run), Listener::Caller(sender));
+        let listener = Listener::Caller(sender, rooms);
+        let proposal = Proposal::new(commands, Class::Ingest(run), listener);
         let (waiting_bytes, bytes) = (&self.shared.ingest_bytes, proposal.bytes);
         let (waiting, limit) = (
             waiting_bytes.fetch_add(bytes, Ordering::Relaxed),
@@ -276,11 +280,17 @@ fn send(queue: &mpsc::UnboundedSender<Proposal>, proposal: Proposal) {
 impl Listener {
     /// For a listener that the loops need not hear of: they hear of those that the task took.
     fn hear_error(self, error: ProposeError) {
-        if let Self::Caller(sender) = self {
-            // Whoever asked may have gone.
-            let _ = sender.send(Err(error));
+        if let Self::Caller(sender, rooms) = self {
+            tell(sender, rooms, Err(error));
         }
     }
+}
+
+/// Who asked may take the same room again when it hears.
+fn tell(sender: oneshot::Sender<Proposed>, rooms: Vec<Room>, result: Proposed) {
+    drop(rooms);
+    // Whoever asked may have gone.
+    let _ = sender.send(result);
 }
 
 /// About how many bytes a command takes in an entry.

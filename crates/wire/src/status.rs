@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_the_code_that_the_contract_names() {
-        // semantics.md, guarantees 3, 4, 6 and 13.
+        // Guarantees 3, 4, 6 and 13.
         assert_eq!(code_of(Reason::ProducerGap), Code::OutOfRange);
         assert_eq!(code_of(Reason::ProducerSequenceUsed), Code::AlreadyExists);
         assert_eq!(code_of(Reason::ConflictingPayload), Code::AlreadyExists);

@@ -1,7 +1,7 @@
-//! The naive model: what `semantics.md` promises of the state machine, written down a second time, slowly.
+//! The naive model: what is promised of the state machine, written down a second time, slowly.
 //!
 //! It keeps every message there ever was, and what became of it at each destination, and counts the rest afresh
-//! whenever it is asked. What each guarantee means here:
+//! whenever it is asked. What each guarantee (numbered as in `docs/testing.md`) means here:
 //!
 //! - 2: an accepted message is pushed to the end of the list; its place is its sequence, and never changes.
 //! - 3: an entry's ingests count only if its n follows the last one of its run; a higher (term, run) begins at

@@ -3,7 +3,7 @@
 use ordo_wire::status::Failure;
 use ordo_wire::v1::Reason;
 
-/// What one frame may weigh. Enough for 10,000 messages, reports or answers, which a node is busy with for some
+/// What one frame may weigh. Enough for nearly 10,000 messages, reports or answers, which a node is busy with for some
 /// milliseconds, or 160,000 leases that are extended at once. Our own clients put 4,096 messages into a frame.
 pub(crate) const WEIGHT_MAX: u32 = 320_000;
 const ITEM: u32 = 32;
@@ -40,8 +40,8 @@ pub(crate) fn check(message: &[u8], shape: &Shape) -> Result<(), Failure> {
         Ok(()) => Ok(()),
         Err(Wrong::TooHeavy) => {
             let text = format!(
-                "a frame holds too much: its items weigh more than {WEIGHT_MAX} together, where a message, a report, \
-                 an answer or a subscription weighs {ITEM}, a lease {LEASE} and a header {HEADER}"
+                "a frame holds too much: its items weigh more than {WEIGHT_MAX} together, where a batch, a message, \
+                 a report, an answer or a subscription weighs {ITEM}, a lease {LEASE} and a header {HEADER}"
             );
             Err(Failure::new(Reason::TooLarge, text))
         }

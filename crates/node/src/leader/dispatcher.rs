@@ -494,7 +494,7 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a period of cluster time runs.
+    /// Whether a period runs that outlives this leader, so that the log has to carry the time on.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.delayed.is_empty()
     }

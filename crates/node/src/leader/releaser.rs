@@ -460,7 +460,7 @@ impl Releaser {
         )
     }
 
-    /// Whether a period of cluster time runs.
+    /// Whether a period runs that outlives this leader, so that the log has to carry the time on.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.suspended.is_empty()
     }

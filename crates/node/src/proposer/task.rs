@@ -1,7 +1,7 @@
 //! The task that turns proposals into numbered entries.
 
 use super::standing::{QuorumAge, RunId, Standing};
-use super::{Class, Listener, Proposal, ProposeError, Proposed, Shared};
+use super::{Class, Listener, Proposal, ProposeError, Proposed, Shared, tell};
 use crate::leader::Tag;
 use crate::metrics::gauge_of;
 use bytes::Bytes;
@@ -317,8 +317,7 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
 
     fn hear(&self, listener: Listener, result: Proposed) {
         match listener {
-            // Whoever asked may have gone.
-            Listener::Caller(sender) => drop(sender.send(result)),
+            Listener::Caller(sender, rooms) => tell(sender, rooms, result),
             Listener::Loops(tag) => self.loops.proposed(tag, result),
             Listener::Nobody => {}
         }

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use super::*;
+use crate::admission::{Admission, tests::room};
 use crate::leader::Tag;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -202,7 +203,11 @@ async fn a_follower_refuses_at_once() {
 async fn what_gathers_goes_out_together_reports_before_ingest() {
     let (node, run) = leading().await;
     let ingests: Vec<_> = (0..10)
-        .map(|n| node.proposer.propose_ingest(vec![command(n)], run).unwrap())
+        .map(|n| {
+            node.proposer
+                .propose_ingest(vec![command(n)], Vec::new(), run)
+                .unwrap()
+        })
         .collect();
     let urgent = node.proposer.propose(vec![command(100), command(101)]);
     let entry = node.raft.apply().await;
@@ -215,9 +220,33 @@ async fn what_gathers_goes_out_together_reports_before_ingest() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_takes_room_whether_or_not_anybody_waits_for_it() {
+    let (node, run) = leading().await;
+    let admission = Admission::new(1_000);
+    let propose = |n| {
+        let rooms = vec![room(&admission, 10)];
+        node.proposer
+            .propose_ingest(vec![command(n)], rooms, run)
+            .unwrap()
+    };
+    let (left, stays) = (propose(1), propose(2));
+    drop(left);
+    assert_eq!(admission.bytes(), 20, "while it waits");
+    let (entry, sender) = node.raft.next().await;
+    assert_eq!(entry.commands.len(), 2);
+    assert_eq!(admission.bytes(), 20, "while consensus has it");
+    sender.send(Ok(vec![Reply::Done; 2])).unwrap();
+    stays.await.unwrap();
+    assert_eq!(admission.bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_proposal_ends_the_run_and_what_waits_in_it_is_not_sent() {
     let (node, run) = leading().await;
-    let lost = node.proposer.propose_ingest(vec![command(1)], run).unwrap();
+    let lost = node
+        .proposer
+        .propose_ingest(vec![command(1)], Vec::new(), run)
+        .unwrap();
     let (entry, sender) = node.raft.next().await;
     assert_eq!(
         entry.position,
@@ -239,13 +268,13 @@ async fn a_lost_proposal_ends_the_run_and_what_waits_in_it_is_not_sent() {
     assert_eq!((next.term, next.run), (run.term, run.run + 1));
     let late = node
         .proposer
-        .propose_ingest(vec![command(2)], run)
+        .propose_ingest(vec![command(2)], Vec::new(), run)
         .unwrap()
         .await;
     assert_eq!(late, Err(ProposeError::RunEnded));
     let fresh = node
         .proposer
-        .propose_ingest(vec![command(3)], next)
+        .propose_ingest(vec![command(3)], Vec::new(), next)
         .unwrap();
     let entry = node.raft.apply().await;
     assert_eq!(
@@ -340,7 +369,7 @@ async fn too_much_waiting_ingest_is_refused_and_reports_have_room() {
     let (node, run) = leading().await;
     let ingest = |_| {
         node.proposer
-            .propose_ingest((0..20).map(command).collect(), run)
+            .propose_ingest((0..20).map(command).collect(), Vec::new(), run)
     };
     // Said at once: whoever asked must not send more before it knows.
     let taken: Vec<_> = (0..100).map(ingest).take_while(Result::is_ok).collect();

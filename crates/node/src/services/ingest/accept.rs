@@ -33,8 +33,6 @@ pub(super) struct Frame {
     plan: Vec<Plan>,
     proposed: Option<Pending>,
     bytes: usize,
-    /// Given back when the results are there.
-    _rooms: Vec<Room>,
 }
 
 /// What becomes of one message.
@@ -165,7 +163,7 @@ impl<R: Rules> Acceptor<R> {
             false => Some(
                 self.context
                     .proposer
-                    .propose_ingest(commands, self.run)
+                    .propose_ingest(commands, rooms, self.run)
                     .map_err(|error| failed(&self.context, error))?,
             ),
         };
@@ -173,7 +171,6 @@ impl<R: Rules> Acceptor<R> {
             plan,
             proposed,
             bytes,
-            _rooms: rooms,
         })
     }
 
