@@ -30,7 +30,7 @@ pub enum Way {
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// A node crashes, at once or at the next passing of a point.
+    /// A node crashes at once.
     Crash {
         /// Whom it hits.
         who: Who,
@@ -78,7 +78,7 @@ pub enum Fault {
     Slow {
         /// Whom it hits.
         who: Who,
-        /// How long at most.
+        /// How long.
         latency_ms: u64,
         /// For how long.
         ms: u64,
@@ -98,8 +98,6 @@ pub enum Fault {
         who: Who,
         /// How it fails.
         fault: DiskFault,
-        /// For how long.
-        down_ms: u64,
     },
     /// A wall clock jumps, and runs fast or slow from then on.
     Clock {
@@ -168,9 +166,9 @@ impl Fault {
             Self::Proposals { .. } => "fault: periods of wrong proposals",
             Self::Transfer => "fault: leadership transfers",
             Self::Snapshot { .. } => "fault: snapshots asked for",
-            Self::Grow => "fault: nodes added",
-            Self::Shrink => "fault: nodes removed",
-            Self::Replace => "fault: nodes replaced",
+            Self::Grow => "fault: nodes to add",
+            Self::Shrink => "fault: nodes to remove",
+            Self::Replace => "fault: disks lost for good",
             Self::ClientCrash { .. } => "fault: client crashes",
             Self::ClientCut { .. } => "fault: clients cut off",
         }
@@ -345,7 +343,6 @@ fn fault(kind: Kind, rng: &mut StdRng) -> Fault {
                 true => DiskFault::SyncFails,
                 false => DiskFault::Full,
             },
-            down_ms: rng.random_range(500..5_000),
         },
         Kind::Clock => Fault::Clock {
             who: who(rng),

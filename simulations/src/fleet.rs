@@ -184,14 +184,13 @@ fn summary(total: &Total, started: Instant) {
 }
 
 /// What a fleet must have met to mean anything.
-const MUST_HAPPEN: [&str; 7] = [
+const MUST_HAPPEN: [&str; 6] = [
     "unsynced writes lost",
     "torn tails",
     "snapshots installed",
-    "old holders fenced",
+    "old epochs refused",
     "crashes inside membership changes",
     "truncations",
-    "leaders",
 ];
 
 /// Fewer seeds than this may miss something.

@@ -1,7 +1,7 @@
 //! `simulations`: runs seeds, and judges them.
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use simulations::bugs::{self, Bug};
 use simulations::world::Show;
 use simulations::{fleet, world};
@@ -10,15 +10,16 @@ use std::process::ExitCode;
 
 /// Runs the real nodes and clients on a simulated network, clock and disk, and checks every promise.
 #[derive(Parser)]
+#[command(group = ArgGroup::new("what").args(["seeds", "seed", "replay", "mutants", "recorded"]).multiple(true).required(true))]
 struct Args {
     /// Run so many seeds; exit status 1 when one breaks a promise.
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
-    /// The first of them.
+    /// The first seed of --seeds and --replay.
     #[arg(long, value_name = "N", default_value_t = 1)]
     from: u64,
     /// Run this seed only.
-    #[arg(long, value_name = "N", conflicts_with = "seeds")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["seeds", "replay", "mutants", "recorded"])]
     seed: Option<u64>,
     /// Print the whole trace of the seed as it comes.
     #[arg(long, requires = "seed")]
@@ -42,9 +43,9 @@ struct Args {
     #[arg(long)]
     recorded: bool,
     /// Plant this bug (in the seed, or as the only one of --mutants).
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["seeds", "replay", "recorded"])]
     bug: Option<String>,
-    /// Run so many seeds at once.
+    /// Run so many seeds at once, of --seeds and --mutants.
     #[arg(long, value_name = "N", default_value_t = 2)]
     jobs: usize,
 }

@@ -4,7 +4,7 @@ use crate::bugs::{self, Bug};
 use crate::place::{Place, ProposalFault};
 use crate::points::Point;
 use crate::rules::{self, Planted};
-use crate::watch::Watch;
+use crate::watch::{Voters, Watch};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -256,7 +256,8 @@ impl Observer for WatchedLoops {
             return;
         }
         rules::set_clock(self.place.wall_ms());
-        self.watch.applied(&self.place, view, lump);
+        let (voters, last) = (Voters::seen_by(&self.place), lump.last_log_id.index);
+        self.watch.applied(&self.place, &voters, view.state, last);
         let lost;
         let lump = match bugs::has(Bug::EffectsLost) && lump.last_log_id.index.is_multiple_of(11) {
             true => {
@@ -277,7 +278,7 @@ impl Observer for WatchedLoops {
             _ if self.place.is_dead(self.boot) => {}
             Event::Tick if bugs::has(Bug::TimersNeverFire) => {}
             Event::Lead { term } => {
-                self.watch.leads(&self.place, self.boot, term, view);
+                self.watch.leads(&self.place, term, view.applied_index);
                 let seen = match bugs::has(Bug::EffectsNotRebuilt) {
                     true => View {
                         state: &self.nothing,
@@ -302,7 +303,8 @@ impl Observer for WatchedLoops {
         if self.place.is_dead(self.boot) {
             return;
         }
-        self.watch.installed(&self.place, view);
+        self.watch
+            .installed(&self.place, view.state, view.applied_index);
         self.loops.installed(view);
         self.place.pass(Point::Installed);
     }

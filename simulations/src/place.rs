@@ -69,7 +69,6 @@ struct State {
     running: Option<Arc<Context>>,
     /// Why it stopped by itself.
     stopped: Option<String>,
-    wiped: u64,
 }
 
 impl std::fmt::Debug for Place {
@@ -154,7 +153,6 @@ impl Place {
                 clock: (0, 0),
                 running: None,
                 stopped: None,
-                wiped: 0,
             }),
         })
     }
@@ -271,7 +269,6 @@ impl Place {
         let mut state = self.lock();
         state.disk = MemDisk::new();
         state.memory = empty_memory();
-        state.wiped += 1;
         // A planted bug: the node keeps its name and so passes for the one it was.
         let keeps_name = bugs::has(Bug::WipedNodeKeepsItsName);
         let identity = std::fs::read(self.folder.join("IDENTITY"));
@@ -312,8 +309,8 @@ impl Place {
         self.lock().clock = (offset_ms, drift);
     }
 
-    /// The trap that took the node down, once.
-    pub fn take_sprung(&self) -> Option<Trap> {
+    /// The trap that took the node down, until it starts again.
+    pub fn sprung(&self) -> Option<Trap> {
         self.lock().sprung
     }
 

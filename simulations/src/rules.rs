@@ -10,11 +10,19 @@ use std::cell::Cell;
 thread_local! {
     /// What a clock says to who reads it.
     static CLOCK: Cell<u64> = const { Cell::new(0) };
+    /// How many answers were of an epoch that is over.
+    static FENCED: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Sets what the machine's clock says, for a bug that reads it.
 pub fn set_clock(ms: u64) {
     CLOCK.set(ms);
+}
+
+/// How many answers of this run were of an epoch that is over, before they were proposed or when they were applied.
+#[must_use]
+pub fn fenced() -> u64 {
+    FENCED.get()
 }
 
 /// The rules, with the process's bug, if that is one of theirs.
@@ -90,6 +98,9 @@ impl Rules for Planted {
     }
 
     fn holds(current: Epoch, given: Epoch) -> bool {
+        if given < current {
+            FENCED.set(FENCED.get() + 1);
+        }
         has(Bug::StaleEpochAccepted) || Sound::holds(current, given)
     }
 

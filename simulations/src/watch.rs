@@ -4,8 +4,8 @@ use crate::place::Place;
 use crate::run::Notes;
 use openraft::async_runtime::WatchReceiver;
 use openraft::vote::RaftLeaderId;
-use ordo_core::{InterfaceId, Sequence};
-use ordo_storage::{Entry, EntryPayload, LeaderId, LogId, Lump, View, Vote};
+use ordo_core::{InterfaceId, Sequence, State};
+use ordo_storage::{Entry, EntryPayload, LeaderId, LogId, Vote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xxhash_rust::xxh3::xxh3_128;
@@ -28,7 +28,6 @@ struct Inner {
     committed: BTreeMap<u64, Stamp>,
     /// The state's digest after an index, by whoever ended a lump there first.
     digests: BTreeMap<u64, u128>,
-    leaders: BTreeSet<(u64, u64)>,
 }
 
 /// An entry's leader and content.
@@ -44,7 +43,7 @@ struct Node {
     vote: Option<Vote>,
     applied: u64,
     standings: BTreeMap<InterfaceId, Standing>,
-    seen: Seen,
+    said: Option<Said>,
 }
 
 /// What may only grow, of one interface.
@@ -56,12 +55,65 @@ struct Standing {
     checkpoints: BTreeMap<String, (u64, u64)>,
 }
 
-/// What may only grow within one start.
-#[derive(Default, Clone, Copy)]
-struct Seen {
-    term: u64,
-    committed: u64,
-    applied: u64,
+/// What consensus says of itself on a node. Term, committed and applied only grow within one start.
+#[derive(Clone, Copy, Debug)]
+pub struct Said {
+    /// The term.
+    pub term: u64,
+    /// The index up to which the log is purged.
+    pub purged: u64,
+    /// The newest snapshot's index.
+    pub snapshot: u64,
+    /// The last index that is applied.
+    pub applied: u64,
+    /// The last index that it knows is committed.
+    pub committed: u64,
+    /// The log's last index.
+    pub last: u64,
+}
+
+impl Said {
+    /// Of a node, while it runs.
+    #[must_use]
+    pub fn by(place: &Place) -> Option<Self> {
+        let metrics = place.running()?.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+        Some(Self {
+            term: metrics.current_term,
+            purged: index(metrics.purged),
+            snapshot: index(metrics.snapshot),
+            applied: index(metrics.last_applied),
+            committed: index(metrics.local_committed),
+            last: metrics.last_log_index.unwrap_or(0),
+        })
+    }
+}
+
+/// Who votes, and since which index.
+#[derive(Debug, Default)]
+pub struct Voters {
+    /// One set, or two while the membership changes: a quorum of each counts.
+    pub sets: Vec<BTreeSet<u64>>,
+    /// The entry that says so.
+    pub since: u64,
+}
+
+impl Voters {
+    /// As a node sees it; nobody while it does not run.
+    #[must_use]
+    pub fn seen_by(place: &Place) -> Self {
+        let Some(context) = place.running() else {
+            return Self::default();
+        };
+        let metrics = context.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let config = &metrics.membership_config;
+        Self {
+            sets: config.membership().get_joint_config().clone(),
+            since: config.log_id().map_or(0, |id| id.index),
+        }
+    }
 }
 
 fn stamp(entry: &Entry) -> Stamp {
@@ -149,7 +201,7 @@ impl Watch {
             node.vote = vote;
         }
         // Replayed from the last flush: along the log, what only grows begins anew.
-        node.seen = Seen::default();
+        node.said = None;
         node.applied = 0;
         node.standings.clear();
         self.notes.line(format_args!(
@@ -251,12 +303,10 @@ impl Watch {
         ));
     }
 
-    /// A node has applied entries.
-    pub fn applied(&self, place: &Place, view: View<'_>, lump: &Lump) {
+    /// A node has applied entries up to `last`, and is in this state.
+    pub fn applied(&self, place: &Place, voters: &Voters, state: &State, last: u64) {
         let mut inner = self.lock();
-        let last = lump.last_log_id.index;
         let first = inner.nodes.entry(place.id).or_default().applied + 1;
-        let voters = voters(place);
         for index in first..=last {
             let Some(stamp) = inner.nodes[&place.id].log.get(&index).copied() else {
                 continue;
@@ -268,7 +318,7 @@ impl Watch {
                 ),
                 Some(_) => {}
                 None => {
-                    self.check_quorum(&inner, place, &voters, index, stamp);
+                    self.check_quorum(&inner, place, voters, index, stamp);
                     inner.committed.insert(index, stamp);
                 }
             }
@@ -276,20 +326,24 @@ impl Watch {
         self.check_digest(&mut inner, place, last);
         let node = inner.nodes.entry(place.id).or_default();
         node.applied = last;
-        self.check_standings(node, place, view);
-        self.check_caps(place, view);
+        self.check_standings(node, place, state);
+        self.check_caps(place, state);
     }
 
     /// What an interface holds stays within what it may, however long a consumer stalls.
-    fn check_caps(&self, place: &Place, view: View<'_>) {
-        for interface in view.state.interfaces() {
+    fn check_caps(&self, place: &Place, state: &State) {
+        for interface in state.interfaces() {
             let config = &interface.config;
             let (window, backlog) = (u64::from(config.window), config.backlog);
+            let beyond = interface.window() > window || interface.backlog() > backlog + window;
             // A redrive needs no room: there are as many at most as there are dead letters.
-            let redriven = interface
-                .slots()
-                .filter(|(_, slot)| slot.redrive_of.is_some());
-            let redriven = redriven.count() as u64;
+            let redriven = match beyond {
+                true => interface
+                    .slots()
+                    .filter(|(_, slot)| slot.redrive_of.is_some())
+                    .count() as u64,
+                false => 0,
+            };
             let finished = interface.finished_through().0 + 1 - interface.known_from().0;
             let held = [
                 ("unreleased", interface.window(), window + redriven),
@@ -364,8 +418,8 @@ impl Watch {
     }
 
     /// checkpoint, watermark and last sequence only grow, along the log.
-    fn check_standings(&self, node: &mut Node, place: &Place, view: View<'_>) {
-        for interface in view.state.interfaces() {
+    fn check_standings(&self, node: &mut Node, place: &Place, state: &State) {
+        for interface in state.interfaces() {
             let names = interface.config.destinations.iter();
             let now = Standing {
                 last: interface.last_sequence,
@@ -379,12 +433,6 @@ impl Watch {
                     .collect(),
             };
             let before = node.standings.entry(interface.id).or_default();
-            let fenced = before.checkpoints.iter().any(|(name, (_, epoch))| {
-                *epoch > 0 && now.checkpoints.get(name).is_some_and(|(_, e)| e > epoch)
-            });
-            if fenced {
-                self.notes.count("old holders fenced");
-            }
             let back = now.last < before.last
                 || now.watermark < before.watermark
                 || before
@@ -407,15 +455,12 @@ impl Watch {
 
     /// A node's loops begin to lead in `term`: it must have everything that was applied of leaders before it. A later
     /// one may lead already.
-    pub fn leads(&self, place: &Place, boot: u64, term: u64, view: View<'_>) {
+    pub fn leads(&self, place: &Place, term: u64, applied: u64) {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        inner.leaders.insert((place.id, boot));
         self.notes.count("leaders");
-        self.notes.line(format_args!(
-            "{} leads, applied {}",
-            place.name, view.applied_index
-        ));
+        self.notes
+            .line(format_args!("{} leads, applied {applied}", place.name));
         let node = inner.nodes.entry(place.id).or_default();
         let missing = inner
             .committed
@@ -430,86 +475,41 @@ impl Watch {
         }
     }
 
-    /// A snapshot replaced a node's state.
-    pub fn installed(&self, place: &Place, view: View<'_>) {
+    /// A snapshot up to `last` replaced a node's state with this one.
+    pub fn installed(&self, place: &Place, state: &State, last: u64) {
         let mut inner = self.lock();
         self.notes.count("snapshots installed");
-        self.notes.line(format_args!(
-            "{} installs a snapshot at {}",
-            place.name, view.applied_index
-        ));
-        self.check_digest(&mut inner, place, view.applied_index);
+        self.notes
+            .line(format_args!("{} installs a snapshot at {last}", place.name));
+        self.check_digest(&mut inner, place, last);
         let node = inner.nodes.entry(place.id).or_default();
-        node.applied = view.applied_index;
-        self.check_standings(node, place, view);
+        node.applied = last;
+        self.check_standings(node, place, state);
     }
 
-    /// Looks at what consensus says of itself on every node; between two steps.
-    pub fn look(&self, places: &[Arc<Place>]) {
-        let mut inner = self.lock();
-        for place in places {
-            let Some(context) = place.running() else {
-                continue;
-            };
-            let metrics = context.raft.metrics().borrow_watched().clone();
-            let node = inner.nodes.entry(place.id).or_default();
-            let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
-            let (purged, snapshot) = (index(metrics.purged), index(metrics.snapshot));
-            let (applied, committed) =
-                (index(metrics.last_applied), index(metrics.local_committed));
-            let last = metrics.last_log_index.unwrap_or(0);
-            if !(purged <= snapshot && snapshot <= applied && applied <= last.max(applied)) {
-                self.broken(
-                    "order_of_indexes",
-                    format_args!(
-                        "{}: purged {purged}, snapshot {snapshot}, applied {applied}, committed {committed}, last {last}",
-                        place.name
-                    ),
-                );
-            }
-            let now = Seen {
-                term: metrics.current_term,
-                committed,
-                applied,
-            };
-            let before = std::mem::replace(&mut node.seen, now);
-            if now.term < before.term || now.applied < before.applied {
-                self.broken(
-                    "monotonic_raft",
-                    format_args!(
-                        "{}: term {} -> {}, committed {} -> {}, applied {} -> {}",
-                        place.name,
-                        before.term,
-                        now.term,
-                        before.committed,
-                        now.committed,
-                        before.applied,
-                        now.applied
-                    ),
-                );
-            }
+    /// Looks at what consensus says of itself on a node; between two steps.
+    pub fn look(&self, place: &Place, now: Said) {
+        let indexes = [
+            now.purged,
+            now.snapshot,
+            now.applied,
+            now.committed,
+            now.last,
+        ];
+        if !indexes.is_sorted() {
+            self.broken("order_of_indexes", format_args!("{}: {now:?}", place.name));
         }
-    }
-}
-
-/// Who votes, and since which index.
-struct Voters {
-    sets: Vec<BTreeSet<u64>>,
-    since: u64,
-}
-
-fn voters(place: &Place) -> Voters {
-    let Some(context) = place.running() else {
-        return Voters {
-            sets: Vec::new(),
-            since: 0,
-        };
-    };
-    let metrics = context.raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let config = &metrics.membership_config;
-    Voters {
-        sets: config.membership().get_joint_config().clone(),
-        since: config.log_id().map_or(0, |id| id.index),
+        let mut inner = self.lock();
+        let node = inner.nodes.entry(place.id).or_default();
+        if let Some(before) = node.said.replace(now)
+            && (now.term < before.term
+                || now.committed < before.committed
+                || now.applied < before.applied)
+        {
+            self.broken(
+                "monotonic_raft",
+                format_args!("{}: {before:?}, then {now:?}", place.name),
+            );
+        }
     }
 }

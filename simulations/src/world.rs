@@ -5,9 +5,10 @@ use crate::node;
 use crate::operator::{Job, Operator};
 use crate::place::Place;
 use crate::points::Down;
+use crate::rules;
 use crate::run::{Notes, Violation};
 use crate::shape::Shape;
-use crate::watch::Watch;
+use crate::watch::{Said, Watch};
 use crate::wire::{PEER, PUBLIC};
 use crate::workload::Workload;
 use openraft::async_runtime::WatchReceiver;
@@ -34,6 +35,8 @@ const WELL_WITHIN_MS: u64 = 30_000;
 const DRAINED_WITHIN_MS: u64 = 1_200_000;
 /// How often consensus is looked at.
 const LOOK_MS: u64 = 25;
+/// How long a message takes between two hosts, at least.
+const LATENCY_MIN: Duration = Duration::from_millis(1);
 
 /// How a run ended.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -123,6 +126,8 @@ struct World<'a> {
     down: BTreeSet<String>,
     /// Hosts without power: nobody hears that they went.
     dark: BTreeSet<String>,
+    /// How long a message may take between two hosts, while nothing makes it slower.
+    latency_max: Duration,
     /// Where the history goes.
     history: Option<PathBuf>,
 }
@@ -200,15 +205,15 @@ impl<'a> World<'a> {
             })
             .collect();
         let mut builder = turmoil::Builder::new();
-        let latency = rng.random_range(1..20);
+        let latency_max = Duration::from_millis(rng.random_range(1..20));
         builder
             .rng_seed(seed)
             .epoch(SystemTime::UNIX_EPOCH + Duration::from_millis(crate::place::WALL_START_MS))
             .simulation_duration(Duration::from_secs(3_600))
             .tick_duration(Duration::from_millis(TICK_MS))
             .tcp_capacity(65_536)
-            .min_message_latency(Duration::from_millis(1))
-            .max_message_latency(Duration::from_millis(latency))
+            .min_message_latency(LATENCY_MIN)
+            .max_message_latency(latency_max)
             .enable_random_order();
         let mut sim = builder.build();
         let (watch, timing) = (Watch::new(notes.clone()), timing(&mut rng));
@@ -263,6 +268,7 @@ impl<'a> World<'a> {
             cut_now: BTreeSet::new(),
             down: BTreeSet::new(),
             dark: BTreeSet::new(),
+            latency_max,
             history: None,
         }
     }
@@ -320,15 +326,18 @@ impl<'a> World<'a> {
                 return None;
             }
         }
-        if !self.is_well() {
-            // What was finished last may still be on its way to the followers.
-            let until = self.now_ms() + 5_000;
-            while self.now_ms() < until && !self.is_well() {
-                if !self.step() {
-                    return None;
-                }
+        // What was finished last may still be on its way to the followers.
+        let begun = self.now_ms();
+        while !self.is_well() {
+            if self.now_ms() > begun + WELL_WITHIN_MS {
+                self.notes.violation("everything_heals", self.ailing());
+                break;
+            }
+            if !self.step() {
+                return None;
             }
         }
+        (0..rules::fenced()).for_each(|_| self.notes.count("old epochs refused"));
         self.workload.judge(&self.notes, self.history.as_deref());
         Some(healed_ms)
     }
@@ -349,7 +358,11 @@ impl<'a> World<'a> {
         }
         self.look_at_nodes();
         if now.is_multiple_of(LOOK_MS) {
-            self.watch.look(&self.places);
+            for place in &self.places {
+                if let Some(said) = Said::by(place) {
+                    self.watch.look(place, said);
+                }
+            }
         }
         note_panics(&self.notes);
         !self.notes.is_broken()
@@ -367,7 +380,7 @@ impl<'a> World<'a> {
             if self.down.contains(&place.name) {
                 continue;
             }
-            if let Some(trap) = place.take_sprung() {
+            if let Some(trap) = place.sprung() {
                 self.take_down(&place, trap.down, trap.down_ms);
             } else if place.why_stopped().is_some() {
                 let ms = self.rng.random_range(500..4_000);
@@ -376,9 +389,10 @@ impl<'a> World<'a> {
         }
     }
 
-    fn take_down(&mut self, place: &Arc<Place>, down: Down, ms: u64) {
+    /// False when it was down.
+    fn take_down(&mut self, place: &Arc<Place>, down: Down, ms: u64) -> bool {
         if !self.down.insert(place.name.clone()) {
-            return;
+            return false;
         }
         if self.operator.is_changing() {
             self.notes.count("crashes inside membership changes");
@@ -392,6 +406,7 @@ impl<'a> World<'a> {
         place.crash(down);
         self.sim.crash(place.name.as_str());
         self.later(ms, Action::Up(place.name.clone()));
+        true
     }
 
     fn act(&mut self, action: Action) {
@@ -403,8 +418,10 @@ impl<'a> World<'a> {
             }
             Action::Links(pairs) => {
                 for (a, b) in pairs {
+                    let (a, b) = (a.as_str(), b.as_str());
+                    self.sim.set_link_latency(a, b, LATENCY_MIN);
                     self.sim
-                        .set_link_latency(a.as_str(), b.as_str(), Duration::from_millis(2));
+                        .set_link_max_message_latency(a, b, self.latency_max);
                 }
             }
             Action::Lossless => self.sim.set_fail_rate(0.0),
@@ -497,14 +514,20 @@ impl<'a> World<'a> {
     }
 
     fn strike(&mut self, fault: Fault) {
-        self.notes.count(fault.kind());
         self.notes.line(format_args!("FAULT {fault:?}"));
         self.workload.tell_fault(&fault);
+        if self.inflict(fault) {
+            self.notes.count(fault.kind());
+        }
+    }
+
+    /// False when there was nothing to do: a node that is down does not crash, and there may be no spare to add.
+    fn inflict(&mut self, fault: Fault) -> bool {
         match fault {
             Fault::Crash { who, down, down_ms } => {
                 let at = self.pick(who);
                 let place = Arc::clone(&self.places[at]);
-                self.take_down(&place, down, down_ms);
+                return self.take_down(&place, down, down_ms);
             }
             Fault::Trap { who, trap } => {
                 let at = self.pick(who);
@@ -525,10 +548,11 @@ impl<'a> World<'a> {
             } => self.cut_node(who, way, clients, ms),
             Fault::CutPair { ms } => {
                 let (a, b) = (self.pick(Who::Any), self.pick(Who::Any));
-                if a != b {
-                    let (a, b) = (self.places[a].name.clone(), self.places[b].name.clone());
-                    self.cut(vec![(a.clone(), b.clone()), (b, a)], ms);
+                if a == b {
+                    return false;
                 }
+                let (a, b) = (self.places[a].name.clone(), self.places[b].name.clone());
+                self.cut(vec![(a.clone(), b.clone()), (b, a)], ms);
             }
             Fault::Loss { permille, ms } => {
                 self.sim.set_fail_rate(f64::from(permille) / 1_000.0);
@@ -554,11 +578,12 @@ impl<'a> World<'a> {
                 self.places[at].set_disk_busy(busy_ms);
                 self.later(ms, Action::DiskQuick(at));
             }
-            Fault::Disk { who, fault, .. } => {
+            Fault::Disk { who, fault } => {
                 let at = self.pick(who);
-                if self.places[at].running().is_some() {
-                    self.places[at].break_disk(fault);
+                if self.places[at].running().is_none() {
+                    return false;
                 }
+                self.places[at].break_disk(fault);
             }
             Fault::Clock {
                 who,
@@ -576,17 +601,18 @@ impl<'a> World<'a> {
             Fault::Transfer => self.operator.send(Job::Transfer),
             Fault::Snapshot { who } => {
                 let at = self.pick(who);
-                if let Some(context) = self.places[at].running() {
-                    // A message into consensus' own queue: nothing to wait for.
-                    let raft = context.raft.clone();
-                    let asked = async move { drop(raft.trigger().snapshot().await) };
-                    futures_util::FutureExt::now_or_never(asked);
-                }
+                let Some(context) = self.places[at].running() else {
+                    return false;
+                };
+                // A message into consensus' own queue: nothing to wait for.
+                let raft = context.raft.clone();
+                let asked = async move { drop(raft.trigger().snapshot().await) };
+                futures_util::FutureExt::now_or_never(asked);
             }
-            Fault::Grow => self.grow(),
-            Fault::Shrink => self.shrink(),
-            Fault::Replace => self.replace(),
-            Fault::ClientCrash { down_ms } => self.crash_client(down_ms),
+            Fault::Grow => return self.grow(),
+            Fault::Shrink => return self.shrink(),
+            Fault::Replace => return self.replace(),
+            Fault::ClientCrash { down_ms } => return self.crash_client(down_ms),
             Fault::ClientCut { ms } => {
                 let hosts = self.workload.hosts();
                 let host = hosts[self.rng.random_range(0..hosts.len())].clone();
@@ -597,6 +623,7 @@ impl<'a> World<'a> {
                 self.cut(pairs.collect(), ms);
             }
         }
+        true
     }
 
     fn cut(&mut self, pairs: Vec<(String, String)>, ms: u64) {
@@ -626,46 +653,53 @@ impl<'a> World<'a> {
         self.cut(pairs, ms);
     }
 
-    fn grow(&mut self) {
-        if let Some(at) = self.spare.pop_first() {
+    fn grow(&mut self) -> bool {
+        let spare = self.spare.pop_first();
+        if let Some(at) = spare {
             self.operator.send(Job::Join(self.places[at].id));
         }
+        spare.is_some()
     }
 
     /// Takes a voter out, where three are left.
-    fn shrink(&mut self) {
+    fn shrink(&mut self) -> bool {
         let members = self.members();
-        if members.len() > 3 && self.operator.is_done() {
+        let may = members.len() > 3 && self.operator.is_done();
+        if may {
             let at = members[self.rng.random_range(0..members.len())];
             self.gone.insert(at);
             self.operator.send(Job::Remove(self.places[at].id));
         }
+        may
     }
 
     /// One disk at a time: two of three lost disks are outside of what a quorum can bear.
-    fn replace(&mut self) {
+    fn replace(&mut self) -> bool {
         if !self.operator.is_done() {
-            return;
+            return false;
         }
         let at = self.pick(Who::Any);
         let place = Arc::clone(&self.places[at]);
         if self.down.contains(&place.name) {
-            return;
+            return false;
         }
         let ms = self.rng.random_range(100..3_000);
         self.take_down(&place, Down::PowerLost, ms);
         place.wipe();
         self.watch.wiped(&place);
         self.operator.send(Job::Rejoin(place.id));
+        true
     }
 
-    fn crash_client(&mut self, ms: u64) {
+    fn crash_client(&mut self, ms: u64) -> bool {
         let hosts = self.workload.hosts();
         let host = hosts[self.rng.random_range(0..hosts.len())].clone();
-        if self.down.insert(host.clone()) {
+        let was_up = self.down.insert(host.clone());
+        if was_up {
             self.sim.crash(host.as_str());
             self.later(ms, Action::Up(host));
         }
+        was_up
     }
 
     /// Ends all faults.

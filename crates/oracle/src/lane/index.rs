@@ -236,6 +236,7 @@ impl<'h> Index<'h> {
                 lane.answers[number].answered.replace(answer).is_none()
             }
             (What::Read { standing, .. }, Call::Reading(began)) => {
+                let is_first = lane.reads.iter().all(|read| read.began != began);
                 lane.steps.push(Step::Read(lane.reads.len()));
                 let read = Read {
                     began,
@@ -243,7 +244,7 @@ impl<'h> Index<'h> {
                     standing,
                 };
                 lane.reads.push(read);
-                true
+                is_first
             }
             (What::Operated { result, .. }, Call::Operate(number)) => {
                 lane.steps.push(Step::Operated(number));

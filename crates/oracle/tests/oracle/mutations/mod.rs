@@ -63,7 +63,7 @@ const MUTATIONS: &[Mutation] = mutations! {
 #[test]
 fn every_mutation_of_a_right_history_is_found() {
     for mutation in MUTATIONS {
-        let (mut made, mut others) = (0, BTreeSet::new());
+        let mut made = 0;
         for seed in 0..40 {
             let mut history = sequential::history(seed, 900);
             let mut random = StdRng::seed_from_u64(seed);
@@ -78,7 +78,6 @@ fn every_mutation_of_a_right_history_is_found() {
                 "{} (seed {seed}) was found by {found:?} only",
                 mutation.name
             );
-            others.extend(found);
         }
         assert!(made >= 10, "{} was made {made} times", mutation.name);
     }
