@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::error::LogError;
 use crate::log::{self, Head, Log, PurgePoint, Record};
 use crate::runtime::OrdoRuntime;
+use crate::store::StateStore;
 use crate::types::{
     Entry, EntryData, EntryPayload, LeaderId, LogId, Member, Membership, TypeConfig, Vote,
 };
@@ -69,23 +70,36 @@ impl RaftLog {
         })
     }
 
-    /// Drops entries that others have replaced, where the state, which has applied `applied`, says so. To be called before
-    /// consensus starts, which takes such a log for damaged.
+    /// Drops entries that others have replaced, where the state or its newest snapshot says so. To be called before
+    /// consensus starts, which takes such a log for damaged, or such entries for committed.
     ///
     /// A follower applies what its leader says is committed, which its own disk may not have yet. When it stops then, its
-    /// log still ends in what an earlier leader wrote at those places. None of that was ever committed: what is
-    /// committed behind an entry is of its leader or a later one.
+    /// log still ends in what another leader wrote at those places: an earlier one, or a later one that came to nothing
+    /// (figure 8 of the Raft paper). None of that was ever committed: along what is, leaders only get later.
     ///
     /// # Errors
-    /// Where the last record that stays can't be read.
-    pub fn drop_replaced(&mut self, applied: Option<LogId>) -> Result<(), LogError> {
+    /// Where a record can't be read.
+    pub fn drop_replaced(&mut self, store: &StateStore) -> Result<(), LogError> {
+        let snapshot = store.shelf().newest();
+        let snapshot = snapshot.and_then(|snapshot| snapshot.meta.last_log_id);
+        let applied = store.applied().last_log_id.max(snapshot);
         let (Some(last), Some(applied)) = (self.last, applied) else {
             return Ok(());
         };
-        if last.index >= applied.index && last.leader_id < applied.leader_id {
-            self.log().truncate(applied.index)?;
+        let mut kept = last.index;
+        if last.index >= applied.index {
+            match log_id_at(self.log(), applied.index)? {
+                Some(own) if own != applied => kept = applied.index - 1,
+                _ => return Ok(()),
+            }
+        }
+        while log_id_at(self.log(), kept)?.is_some_and(|own| own.leader_id > applied.leader_id) {
+            kept -= 1;
+        }
+        if kept < last.index {
+            self.log().truncate(kept + 1)?;
             self.last = last_of(self.log())?;
-            tracing::warn!(%last, %applied, "the log's end was replaced by a later leader, and is dropped");
+            tracing::warn!(%last, %applied, "the log's end was replaced by another leader, and is dropped");
         }
         Ok(())
     }
@@ -107,15 +121,18 @@ impl RaftLog {
 fn last_of(log: &Log) -> Result<Option<LogId>, LogError> {
     let bounds = log.bounds();
     match bounds.last() {
-        Some(index) => {
-            let records = log.read(index, index + 1, usize::MAX)?;
-            let record = records.into_iter().next();
-            record
-                .map(|record| decode(record).map(|entry| entry.log_id))
-                .transpose()
-        }
+        Some(index) => log_id_at(log, index),
         None => Ok(bounds.purge.map(purged_log_id)),
     }
+}
+
+/// The id of the entry at `index`, where there is one.
+fn log_id_at(log: &Log, index: u64) -> Result<Option<LogId>, LogError> {
+    let records = log.read(index, index + 1, usize::MAX)?;
+    let record = records.into_iter().next();
+    record
+        .map(|record| decode(record).map(|entry| entry.log_id))
+        .transpose()
 }
 
 fn purged_log_id(purge: PurgePoint) -> LogId {

@@ -98,9 +98,7 @@ pub(super) async fn open(
     store.on_failure(move |error| {
         let _ = report.send(storage_failed(error));
     });
-    raft_log
-        .drop_replaced(store.applied().last_log_id)
-        .map_err(storage_failed)?;
+    raft_log.drop_replaced(&store).map_err(storage_failed)?;
     let state = raft_log.get_log_state().await.map_err(storage_failed)?;
     store
         .check_purged(state.last_purged_log_id)

@@ -9,13 +9,14 @@ use openraft::raft::{
 };
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::vote::RaftLeaderId;
 use openraft::{Config, OptionalSend, Raft, SnapshotPolicy, StorageError};
 use ordo_core::{Command, Reply, Sequence};
 use ordo_storage::log::LogThread;
 use ordo_storage::{
-    Entry, EntryData, EntryPayload, LogId, Lump, Machine, MachineHandle, MachineOptions, Member,
-    MemoryState, Observer, RaftLog, Snapshot, SnapshotFolder, StateStore, StoreOptions, TypeConfig,
-    View, Vote,
+    Entry, EntryData, EntryPayload, LeaderId, LogId, Lump, Machine, MachineHandle, MachineOptions,
+    Member, MemoryState, Observer, RaftLog, Snapshot, SnapshotFolder, StateStore, StoreOptions,
+    TypeConfig, View, Vote,
 };
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -179,7 +180,7 @@ async fn start(folder: &Path) -> Node {
     let handle = machine.handle();
     let thread = machine_loop.spawn().unwrap();
     let mut log = log;
-    log.drop_replaced(store.applied().last_log_id).unwrap();
+    log.drop_replaced(&store).unwrap();
     let last = log.get_log_state().await.unwrap().last_log_id;
     machine.cover(last).await.unwrap();
     let config = Config {
@@ -342,10 +343,10 @@ async fn a_state_ahead_of_its_log_comes_back_with_a_snapshot_as_new_as_the_log_i
     node.stop().await;
 }
 
-/// A follower that stops may have applied what its own log had not, where that still holds what an earlier leader wrote:
-/// see [`RaftLog::drop_replaced`].
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_ends_in_what_a_later_leader_replaced_lets_go_of_it() {
+/// A follower that stops may have applied what its own log had not, where that still holds what another leader wrote:
+/// see [`RaftLog::drop_replaced`]. That leader was `terms` after the one of the applied entries, or before it; its
+/// entries end so many before the last applied one, or behind it.
+async fn lets_go_of_what_was_replaced(terms: i64, ends: i64) {
     let folder = tempfile::tempdir().unwrap();
     let node = begin(folder.path()).await;
     node.write(2, ingest(1)).await;
@@ -361,8 +362,12 @@ async fn a_log_that_ends_in_what_a_later_leader_replaced_lets_go_of_it() {
 
     let (mut log, thread) = open_log(folder.path());
     log.truncate_after(Some(earlier)).await.unwrap();
-    let replaced = (earlier.index + 1..=applied.index + 2).map(|index| Entry {
-        log_id: LogId { index, ..earlier },
+    let term = applied.leader_id.term.checked_add_signed(terms).unwrap();
+    let leader_id = LeaderId::new(term, 1);
+    let last = applied.index.checked_add_signed(ends).unwrap();
+    assert!(earlier.index < last && leader_id != applied.leader_id);
+    let replaced = (earlier.index + 1..=last).map(|index| Entry {
+        log_id: LogId { leader_id, index },
         payload: EntryPayload::Blank,
     });
     log.append(replaced, IOFlushed::noop()).await.unwrap();
@@ -377,6 +382,19 @@ async fn a_log_that_ends_in_what_a_later_leader_replaced_lets_go_of_it() {
     assert!(metrics.purged >= Some(applied), "{:?}", metrics.purged);
     assert!(metrics.snapshot >= metrics.purged, "{:?}", metrics.snapshot);
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_ends_in_what_a_later_leader_replaced_lets_go_of_it() {
+    lets_go_of_what_was_replaced(-1, 2).await;
+    lets_go_of_what_was_replaced(-1, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_ends_in_what_earlier_entries_replaced_lets_go_of_it() {
+    lets_go_of_what_was_replaced(1, 2).await;
+    lets_go_of_what_was_replaced(1, 0).await;
+    lets_go_of_what_was_replaced(1, -1).await;
 }
 
 fn last_applied(node: &Node) -> LogId {
