@@ -59,8 +59,8 @@ pub(crate) struct Dispatcher {
     opens_at: Instant,
     /// Workers with something in their frames.
     dirty: Vec<SessionId>,
-    /// Workers that get nothing until their hands are empty.
-    reserved: Vec<SessionId>,
+    /// Workers that get nothing until their hands are empty, and until when the choice stands.
+    reserved: Vec<(SessionId, ClusterTime)>,
     losses: Vec<Lost>,
 }
 
@@ -199,6 +199,7 @@ impl Dispatcher {
         if let Some(worker) = self.workers.get_mut(&held.session) {
             worker.held -= 1;
             worker.alone &= worker.held > 0;
+            worker.slow &= worker.held > 0;
         }
     }
 
@@ -298,12 +299,13 @@ impl Dispatcher {
         if now.instant < self.opens_at || self.queues.iter().all(Lanes::is_empty) {
             return;
         }
+        let waits = |queues: &[Lanes]| queues.iter().any(|queue| !queue.alone.is_empty());
+        if waits(&self.queues) || !self.reserved.is_empty() {
+            self.reserve_and_place_alone(state, now);
+        }
         self.fill_all(state, now);
-        let alone = self.queues.iter().any(|queue| !queue.alone.is_empty());
-        if alone || !self.reserved.is_empty() {
+        if waits(&self.queues) {
             self.place_alone(state, now);
-            // For a worker that was reserved and is not any more.
-            self.fill_all(state, now);
         }
     }
 
@@ -386,6 +388,7 @@ impl Dispatcher {
         self.held.insert(place, held);
         worker.held += 1;
         worker.alone = slot.losses > 0;
+        worker.was_alone = worker.alone;
         if worker.frame.is_empty() {
             self.dirty.push(session);
         }
@@ -404,38 +407,48 @@ impl Dispatcher {
         self.look_at_leases(session, lease_until);
     }
 
-    /// Messages that lost a worker before go to workers that nothing else was there for: they get nothing else until
-    /// they report. Where nobody's hands are empty, one worker per stage gets no more until they are, unless half of
-    /// the stage's workers are alone with such a message already: those may be slow, and the others have to go on.
-    fn place_alone(&mut self, state: &State, now: Now) {
+    /// Messages that lost a worker before go to workers with empty hands, which get nothing else until they report. Such
+    /// messages may be slow, and the others have to go on: half of the workers stay with those, and each worker takes
+    /// turns. Where nobody's hands are empty, one worker gets no more until they are.
+    fn reserve_and_place_alone(&mut self, state: &State, now: Now) {
         // Chosen anew each time: what a worker was reserved for may have come to its end elsewhere. Nobody else gets
         // to hold less than the one that is given nothing, so that it is chosen again for as long as there is cause.
-        for session in std::mem::take(&mut self.reserved) {
-            if let Some(worker) = self.workers.get_mut(&session) {
+        let before = std::mem::take(&mut self.reserved);
+        for (session, until) in &before {
+            if let Some(worker) = self.workers.get_mut(session) {
                 worker.reserved = false;
+                worker.slow |= now.cluster >= *until;
             }
         }
         for queue in 0..self.queues.len() {
-            if !self.queues[queue].alone.is_empty() {
-                self.place_alone_of(state, queue, now);
-            }
+            self.place_alone_of(state, queue, now, Some(&before));
         }
     }
 
-    fn place_alone_of(&mut self, state: &State, queue: usize, now: Now) {
-        let serves = |session: &SessionId| {
+    /// What is left of them goes to whoever has nothing else to do.
+    fn place_alone(&mut self, state: &State, now: Now) {
+        for queue in 0..self.queues.len() {
+            self.place_alone_of(state, queue, now, None);
+        }
+    }
+
+    /// `before` are the reservations that there were, as long as other messages have yet to get their share of the
+    /// workers; without it they have.
+    fn place_alone_of(
+        &mut self,
+        state: &State,
+        queue: usize,
+        now: Now,
+        before: Option<&[(SessionId, ClusterTime)]>,
+    ) {
+        let able = |session: &SessionId| {
             let worker = self.workers.get(session);
-            worker.is_some_and(|worker| worker.can_be_alone(queue))
+            worker.is_some_and(|worker| worker.serves(queue) && !worker.alone)
         };
-        let mut able: Vec<SessionId> = self.rotation.iter().copied().filter(serves).collect();
-        let alone = self
-            .workers
-            .values()
-            .filter(|worker| worker.alone && worker.stages.contains(&queue));
-        let mut reserves = alone.count() < (self.queues[queue].workers / 2).max(1);
+        let mut able = self.rotation.iter().filter(|session| able(session)).count();
         let mut looked_at = 0;
         let mut next = self.queues[queue].alone.first().copied();
-        while let Some(place) = next.filter(|_| !able.is_empty() && looked_at < ALONE_LOOKED_AT) {
+        while let Some(place) = next.filter(|_| able > 0 && looked_at < ALONE_LOOKED_AT) {
             let check = Check {
                 state,
                 now: now.cluster,
@@ -446,37 +459,46 @@ impl Dispatcher {
                 next = self.queues[queue].alone_after(place);
                 continue;
             };
-            let workers = &self.workers;
-            let best = able
-                .iter()
-                .filter_map(|session| Some((*session, workers.get(session)?)))
-                .filter(|(_, worker)| interface.name.starts_with(&worker.prefix))
-                .min_by_key(|(_, worker)| worker.held)
-                .map(|(session, worker)| (session, worker.held));
+            let mut crew = Crew::default();
+            for session in &self.rotation {
+                let worker = self.workers.get(session);
+                let serves = |worker: &&Worker| {
+                    worker.serves(queue) && interface.name.starts_with(&worker.prefix)
+                };
+                if let Some(worker) = worker.filter(serves) {
+                    crew.add(*session, worker);
+                }
+            }
             // What nobody can take hides nothing that somebody can.
-            looked_at += usize::from(best.is_some());
-            next = match best {
-                Some((session, 0)) => {
+            looked_at += usize::from(crew.best.is_some());
+            let fits = before.is_none() || crew.may_be_alone();
+            next = match crew.best {
+                Some(best) if best.held == 0 && fits && (before.is_none() || !best.was_alone) => {
+                    able -= 1;
                     self.queues[queue].alone.remove(&place);
-                    able.retain(|able| *able != session);
-                    self.assign(state, place, session, now);
+                    self.assign(state, place, best.session, now);
                     self.queues[queue].alone_after(place)
                 }
-                Some((session, _)) if reserves => {
-                    reserves = false;
-                    self.reserve(session);
+                // The others of the interface would find the same workers.
+                best => {
+                    let busy = best.filter(|best| best.held > 0 && fits && !crew.reserved);
+                    if let (Some(busy), Some(before)) = (busy, before) {
+                        let lease_ms = current_lease_ms(state, place);
+                        let until = before.iter().find(|(session, _)| *session == busy.session);
+                        let until = until
+                            .map_or_else(|| now.cluster.after_ms(lease_ms), |(_, until)| *until);
+                        self.reserve(busy.session, until);
+                    }
                     self.queues[queue].alone_after_interface(place.interface)
                 }
-                // The others of the interface would find the same workers.
-                _ => self.queues[queue].alone_after_interface(place.interface),
             };
         }
     }
 
-    fn reserve(&mut self, session: SessionId) {
+    fn reserve(&mut self, session: SessionId, until: ClusterTime) {
         if let Some(worker) = self.workers.get_mut(&session) {
             worker.reserved = true;
-            self.reserved.push(session);
+            self.reserved.push((session, until));
         }
     }
 
@@ -497,6 +519,63 @@ impl Dispatcher {
     /// Whether a period runs that outlives this leader, so that the log has to carry the time on.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.delayed.is_empty()
+    }
+}
+
+/// How long a worker has to report on a message, in milliseconds.
+fn current_lease_ms(state: &State, place: Place) -> u64 {
+    let lease_ms = || {
+        let interface = state.interface(place.interface)?;
+        let stage = interface.slot(place.sequence)?.stage;
+        let stage = interface.config.stages.get(usize::from(stage.0))?;
+        Some(stage.lease_ms.into())
+    };
+    lease_ms().unwrap_or(0)
+}
+
+/// The workers that a message which has to be alone can be given to.
+#[derive(Default)]
+struct Crew {
+    count: usize,
+    /// How many hold such a message.
+    alone: usize,
+    /// Whether one of them is reserved.
+    reserved: bool,
+    best: Option<Best>,
+}
+
+/// Who holds least, of those that will be done with it soon.
+#[derive(Clone, Copy)]
+struct Best {
+    session: SessionId,
+    slow: bool,
+    held: u32,
+    was_alone: bool,
+}
+
+impl Crew {
+    fn add(&mut self, session: SessionId, worker: &Worker) {
+        self.count += 1;
+        self.reserved |= worker.reserved;
+        if worker.alone {
+            self.alone += 1;
+            return;
+        }
+        let new = Best {
+            session,
+            slow: worker.slow,
+            held: worker.held,
+            was_alone: worker.was_alone,
+        };
+        let key = |best: &Best| (best.slow, best.held, best.was_alone);
+        if self.best.as_ref().is_none_or(|best| key(&new) < key(best)) {
+            self.best = Some(new);
+        }
+    }
+
+    /// Whether enough of them stay with the other messages.
+    fn may_be_alone(&self) -> bool {
+        self.alone < (self.count / 2).max(1)
     }
 }
 

@@ -24,8 +24,12 @@ pub(crate) struct Worker {
     pub(crate) held: u32,
     /// It holds a message that is to be alone.
     pub(crate) alone: bool,
+    /// So was the last that it was given.
+    pub(crate) was_alone: bool,
     /// It gets nothing until its hands are empty, since a message of one of its stages waits to be alone.
     pub(crate) reserved: bool,
+    /// It was reserved for a whole lease, and its hands are not empty yet.
+    pub(crate) slow: bool,
     pub(crate) draining: bool,
     /// Into its stream; `None` once that has closed.
     pub(crate) push: Option<UnboundedSender<WorkPush>>,
@@ -58,13 +62,8 @@ impl Worker {
         }
     }
 
-    /// Whether a message of this queue that has to be alone, and of an interface it serves, can be given to it, now or
-    /// when its hands are empty.
-    pub(crate) fn can_be_alone(&self, queue: usize) -> bool {
-        self.stages.contains(&queue)
-            && self.push.is_some()
-            && !self.draining
-            && !self.alone
-            && self.credits > 0
+    /// Whether messages of this queue, and of an interface it serves, can be given to it, now or later.
+    pub(crate) fn serves(&self, queue: usize) -> bool {
+        self.stages.contains(&queue) && self.push.is_some() && !self.draining && self.credits > 0
     }
 }

@@ -400,7 +400,7 @@ fn a_message_to_be_alone_and_what_else_is_there_take_turns_at_a_stages_only_work
         world.ingest(1, 10);
     }
     let mut worker = world.join(1, &["parse"], 2);
-    for expected in [&[3, 4][..], &[1], &[5, 6], &[2]] {
+    for expected in [&[1][..], &[3, 4], &[2], &[5, 6]] {
         let given = worker.given();
         let sequences: Vec<u64> = given.iter().map(|given| given.place.sequence.0).collect();
         assert_eq!(sequences, expected);
@@ -444,6 +444,80 @@ fn messages_to_be_alone_keep_half_of_the_workers_while_there_is_work_for_the_oth
         [1, 2, 3, 4],
         "with nothing else to do, all take them"
     );
+}
+
+/// A world with endless work, a worker that is busy for ever with sequence 1, one that holds as much as it may, and
+/// a message that has to be alone.
+fn busy(
+    credits: u32,
+) -> (
+    World,
+    TestWorker,
+    Assignment,
+    TestWorker,
+    Vec<Assignment>,
+    Sequence,
+) {
+    let mut world = World::new(&[stages(&["parse"])]);
+    world.ingest(1, 10);
+    let mut stuck = world.join(1, &["parse"], 1);
+    let job = stuck.given().remove(0);
+    for _ in 0..credits {
+        world.ingest(1, 10);
+    }
+    let mut other = world.join(2, &["parse"], credits);
+    let held = other.given();
+    assert_eq!(held.len(), credits as usize);
+    world.lose(1, "a", 1);
+    let alone = Sequence(u64::from(credits) + 2);
+    assert_eq!(world.losses(1, alone), 1);
+    for _ in 0..200 {
+        world.ingest(1, 10);
+    }
+    (world, stuck, job, other, held, alone)
+}
+
+#[test]
+fn empty_hands_take_a_message_that_has_to_be_alone_before_what_else_is_there() {
+    let (mut world, _stuck, _, mut other, held, alone) = busy(1);
+    world.complete(&other, &held[0]);
+    assert_eq!(other.sequences(), [alone.0]);
+}
+
+#[test]
+fn a_message_to_be_alone_does_not_wait_for_a_worker_that_is_busy_for_ever() {
+    let (mut world, stuck, job, mut other, mut held, alone) = busy(3);
+    let mut done = 0;
+    while held.iter().all(|held| held.place.sequence != alone) {
+        world.complete(&other, &held.remove(0));
+        done += 1;
+        assert!(done < 100, "it is not given out");
+        held.extend(other.given());
+        let hold = Hold {
+            place: job.place,
+            stage: job.stage.to_string(),
+            turn: job.turn,
+        };
+        let (session, now) = (stuck.session, world.now);
+        world.dispatcher.extend(&world.state, session, &[hold], now);
+        world.pass(1_000);
+    }
+    assert_eq!(held.len(), 1);
+}
+
+#[test]
+fn workers_of_other_interfaces_do_not_count_as_ones_that_are_alone() {
+    let mut world = World::new(&[stages(&["parse"]), stages(&["parse"])]);
+    world.lose(1, "a", 1);
+    let mut first = world.join_with(1, &["parse"], 1, "a", &[]);
+    assert_eq!(first.sequences(), [1]);
+    world.ingest(2, 10);
+    let mut second = world.join_with(2, &["parse"], 1, "b", &[]);
+    let held = second.given().remove(0);
+    world.lose(2, "b", 1);
+    world.ingest(2, 10);
+    world.complete(&second, &held);
+    assert_eq!(second.sequences(), [2], "not 3, though the first is alone");
 }
 
 #[test]
