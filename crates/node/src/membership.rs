@@ -94,6 +94,11 @@ impl<SM: Machine> Membership<SM> {
     /// Waits until what `metrics` say of the members is so for good. What a leader has written of them counts for it at
     /// once, and may yet come to nothing; and it may have been replaced without a word.
     async fn agreed(&self, metrics: &RaftMetrics<TypeConfig>) -> Result<(), Failure> {
+        let membership = metrics.membership_config.membership();
+        if membership.get_joint_config().len() > 1 {
+            let text = "another change of the members is being ended; try again";
+            return Err(refused(text));
+        }
         let written = metrics.membership_config.log_id();
         let confirmed = async {
             self.wait(|now| now.local_committed >= *written).await
