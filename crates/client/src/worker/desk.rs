@@ -14,9 +14,12 @@ use ordo_wire::v1::{Reason, WorkAssignment, WorkExtend, WorkReport, WorkResult};
 
 use super::{Assignment, Counters, Extender, Extensions, Handler, Outcome, Stage, Working};
 
-/// Reports in a frame, and their payload in bytes.
+/// Reports in a frame, their payload in bytes, and their headers and destinations; and leases that begin anew. A node
+/// weighs a frame before it reads it.
 const FRAME_REPORTS_MAX: usize = 4096;
 const FRAME_BYTES_MAX: usize = 1 << 20;
+const FRAME_PARTS_MAX: usize = 50_000;
+const FRAME_EXTENDS_MAX: usize = 50_000;
 
 /// The largest payload that is sent at all: a node reads frames of 32 MiB, and takes 1 MiB unless configured otherwise.
 const PAYLOAD_BYTES_MAX: usize = 30 << 20;
@@ -38,18 +41,21 @@ struct Report {
 }
 
 impl Report {
-    /// A payload that no frame takes would end every stream it is sent on.
+    /// What no frame takes would end every stream it is sent on.
     fn new(held: Held, outcome: Outcome) -> Self {
-        let bytes = outcome.payload_bytes();
-        if bytes <= PAYLOAD_BYTES_MAX {
+        let (bytes, parts) = (outcome.payload_bytes(), outcome.parts());
+        let text = if bytes > PAYLOAD_BYTES_MAX {
+            format!("its payload has {bytes} bytes, past the {PAYLOAD_BYTES_MAX} of a frame")
+        } else if parts > FRAME_PARTS_MAX {
+            format!(
+                "it has {parts} headers and destinations, past the {FRAME_PARTS_MAX} of a frame"
+            )
+        } else {
             return Self { held, outcome };
-        }
-        let text = format!(
-            "completion refused: its payload has {bytes} bytes, past the {PAYLOAD_BYTES_MAX} of a frame"
-        );
+        };
         Self {
             held,
-            outcome: Outcome::retry(text),
+            outcome: Outcome::retry(format!("completion refused: {text}")),
         }
     }
 }
@@ -202,19 +208,20 @@ impl Desk {
     /// The next reports to send, which then wait for their results.
     pub(super) fn next_reports(&mut self) -> Vec<WorkReport> {
         let mut reports = Vec::with_capacity(self.outbox.len().min(FRAME_REPORTS_MAX));
-        let mut bytes = 0;
+        let (mut bytes, mut parts) = (0, 0);
         while reports.len() < FRAME_REPORTS_MAX {
-            let next = self
-                .outbox
-                .front()
-                .map_or(0, |report| report.outcome.payload_bytes());
-            if bytes > 0 && bytes + next > FRAME_BYTES_MAX {
+            let Some(next) = self.outbox.front().map(|report| &report.outcome) else {
+                break;
+            };
+            bytes += next.payload_bytes();
+            parts += next.parts();
+            let full = bytes > FRAME_BYTES_MAX || parts > FRAME_PARTS_MAX;
+            if full && !reports.is_empty() {
                 break;
             }
             let Some(report) = self.outbox.pop_front() else {
                 break;
             };
-            bytes += next;
             reports.push(WorkReport {
                 interface_id: report.held.interface_id.clone(),
                 sequence: report.held.sequence,
@@ -295,16 +302,19 @@ impl Desk {
             .collect()
     }
 
-    /// The extensions asked for, of what is still held.
+    /// The extensions asked for, of what is still held: as many as fit into a frame. The others have arrived anew.
     pub(super) fn next_extends(&mut self) -> Vec<WorkExtend> {
-        let wanted = mem::take(
-            &mut *self
-                .extensions
-                .wanted
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        wanted
+        let mut wanted = self
+            .extensions
+            .wanted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let fits = wanted.len().min(FRAME_EXTENDS_MAX);
+        let rest = wanted.split_off(fits);
+        if !rest.is_empty() {
+            self.extensions.arrived.notify_one();
+        }
+        mem::replace(&mut *wanted, rest)
             .iter()
             .filter_map(|token| self.held.get(token))
             .map(|held| self.name(held))
@@ -318,5 +328,67 @@ impl Desk {
             stage: self.stages[held.stage].name.clone(),
             turn: held.turn,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desk() -> Desk {
+        let stage = Stage {
+            name: "parse".to_owned(),
+            handler: Handler::Call(Box::new(|_| Outcome::complete())),
+        };
+        Desk::new(vec![stage], Arc::default())
+    }
+
+    fn held(sequence: u64) -> Held {
+        Held {
+            interface_id: Bytes::new(),
+            sequence,
+            stage: 0,
+            turn: 1,
+        }
+    }
+
+    #[test]
+    fn a_frame_holds_no_more_than_a_node_takes() {
+        let mut desk = desk();
+        let headers = |count| {
+            (0..count).fold(Outcome::complete(), |outcome, n| {
+                outcome.with_header(format!("h{n}"), "v")
+            })
+        };
+        for sequence in 1..=6 {
+            let report = Report::new(held(sequence), headers(FRAME_PARTS_MAX / 3));
+            desk.outbox.push_back(report);
+        }
+        assert_eq!(desk.next_reports().len(), 3);
+        assert_eq!(desk.next_reports().len(), 3);
+        let tokens = 0..FRAME_EXTENDS_MAX as u64 + 1;
+        desk.held = tokens.clone().map(|token| (token, held(token))).collect();
+        desk.extensions
+            .wanted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(tokens);
+        assert_eq!(desk.next_extends().len(), FRAME_EXTENDS_MAX);
+        assert_eq!(desk.next_extends().len(), 1);
+        assert_eq!(desk.next_extends().len(), 0);
+    }
+
+    #[test]
+    fn what_no_frame_takes_is_reported_as_a_failed_attempt() {
+        let many: Vec<String> = (0..=FRAME_PARTS_MAX).map(|n| n.to_string()).collect();
+        let outcome = Outcome::complete().for_destinations(many);
+        assert!(!Report::new(held(1), outcome).outcome.is_complete());
+        let large = Outcome::complete_with(vec![0; PAYLOAD_BYTES_MAX + 1]);
+        assert!(!Report::new(held(1), large).outcome.is_complete());
+        assert!(
+            Report::new(held(1), Outcome::complete())
+                .outcome
+                .is_complete()
+        );
     }
 }

@@ -100,6 +100,14 @@ impl Outcome {
         }
     }
 
+    /// How many headers and destinations it has.
+    pub(super) fn parts(&self) -> usize {
+        match &self.kind {
+            Kind::Complete(complete) => complete.headers.len() + complete.destinations.len(),
+            _ => 0,
+        }
+    }
+
     pub(super) fn to_wire(&self) -> Kind {
         self.kind.clone()
     }
