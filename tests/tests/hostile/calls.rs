@@ -97,7 +97,7 @@ pub(super) async fn bombs(at: Target, stop: CancellationToken) -> String {
     assert!(bomb.encoded_len() < 1 << 20);
     let attack = async || {
         let (channel, mut times) = (at.channel().await, 0);
-        while !stop.is_cancelled() {
+        while times == 0 || !stop.is_cancelled() {
             let status = ingest(&channel, bomb.clone()).await;
             assert_eq!(kind(&status), (Code::InvalidArgument, Reason::TooLarge));
             times += 1;
@@ -105,7 +105,6 @@ pub(super) async fn bombs(at: Target, stop: CancellationToken) -> String {
         times
     };
     let times: u32 = join_all((0..2).map(|_| attack())).await.iter().sum();
-    assert!(times > 0, "no bomb arrived");
     format!("{times} INVALID_ARGUMENT")
 }
 
@@ -128,7 +127,7 @@ pub(super) async fn names(at: Target, stop: CancellationToken) -> String {
 /// What is past a limit gets the documented code and reason.
 pub(super) async fn limits(at: Target, stop: CancellationToken) -> String {
     let mut times = 0;
-    while !stop.is_cancelled() {
+    while times == 0 || !stop.is_cancelled() {
         // What is on its way when its stream is refused counts as an error of the connection's, and a connection with
         // very many of them is closed.
         let channel = at.channel().await;
@@ -203,7 +202,7 @@ fn batch(interface: String, messages: Vec<proto::IngestMessage>) -> proto::Inges
 /// Says that it is compressed, which nothing here is.
 pub(super) async fn compressed(at: Target, stop: CancellationToken) -> String {
     let mut times = 0;
-    while !stop.is_cancelled() {
+    while times == 0 || !stop.is_cancelled() {
         let mut raw = Raw::open(at.public, &[]).await.unwrap();
         let mut message = framed(&[0x1f, 0x8b, 8, 0]);
         message[0] = 1;
@@ -226,7 +225,7 @@ pub(super) async fn strangers(at: Target, stop: CancellationToken) -> String {
     let endpoint = Endpoint::from_shared(format!("http://{}", at.peer)).unwrap();
     let mut client = PeerServiceClient::new(endpoint.connect().await.unwrap());
     let mut times = 0;
-    while !stop.is_cancelled() {
+    while times == 0 || !stop.is_cancelled() {
         let mut vote = tonic::Request::new(VoteRequest::default());
         for (key, value) in [
             ("ordo-from", format!("{times}/{}", Uuid::new_v4())),

@@ -120,7 +120,7 @@ pub(super) async fn pings(at: Target, stop: CancellationToken) -> String {
 /// Streams beyond what a connection may have.
 pub(super) async fn streams(at: Target, stop: CancellationToken) -> String {
     let mut refused = 0;
-    while !stop.is_cancelled() {
+    while refused == 0 || !stop.is_cancelled() {
         let mut raw = Raw::open(at.public, &[]).await.unwrap();
         let flood: Vec<u8> = (0..256).flat_map(|i| request(2 * i + 1, WORK)).collect();
         raw.send(&flood).await.unwrap();
