@@ -33,7 +33,7 @@ pub const RECORDED: &[(Bug, u64)] = &[
     (Bug::ConflictTakenAsDuplicate, 3),
     (Bug::FinishedForgotten, 1),
     (Bug::StaleTurnAccepted, 2),
-    (Bug::WindowRefusalReorders, 11),
+    (Bug::WindowRefusalReorders, 16),
 ];
 
 macro_rules! bugs {
