@@ -91,14 +91,34 @@ impl<SM: Machine> Membership<SM> {
         }
     }
 
+    /// The same, with no change of the members half done: one that is, is ended first.
+    async fn settled(&self) -> Result<RaftMetrics<TypeConfig>, Failure> {
+        let metrics = self.leading()?;
+        let membership = metrics.membership_config.membership();
+        let [_, .., wanted] = membership.get_joint_config().as_slice() else {
+            return Ok(metrics);
+        };
+        // Its first half may not be committed yet; consensus refuses the second one before.
+        let written = metrics.membership_config.log_id();
+        if !self.wait(|now| now.local_committed >= *written).await {
+            return Err(slow());
+        }
+        tracing::info!(voters = ?wanted, "ending a membership change that was begun before");
+        let wanted = ChangeMembers::ReplaceAllVoters(wanted.clone());
+        self.change(wanted).await?;
+        let is_whole = |now: &RaftMetrics<TypeConfig>| {
+            let membership = now.membership_config.membership();
+            membership.get_joint_config().len() == 1
+        };
+        match self.wait(is_whole).await {
+            true => self.leading(),
+            false => Err(slow()),
+        }
+    }
+
     /// Waits until what `metrics` say of the members is so for good. What a leader has written of them counts for it at
     /// once, and may yet come to nothing; and it may have been replaced without a word.
     async fn agreed(&self, metrics: &RaftMetrics<TypeConfig>) -> Result<(), Failure> {
-        let membership = metrics.membership_config.membership();
-        if membership.get_joint_config().len() > 1 {
-            let text = "another change of the members is being ended; try again";
-            return Err(refused(text));
-        }
         let written = metrics.membership_config.log_id();
         let confirmed = async {
             self.wait(|now| now.local_committed >= *written).await
@@ -215,15 +235,8 @@ impl<SM: Machine> Membership<SM> {
     async fn end_change(&self) {
         // One that this node makes itself ends before this lock is free.
         let _alone = self.changing.lock().await;
-        let Ok(metrics) = self.leading() else { return };
-        let membership = metrics.membership_config.membership();
-        let [_, .., wanted] = membership.get_joint_config().as_slice() else {
-            return;
-        };
-        tracing::info!(voters = ?wanted, "ending a membership change that an earlier leader began");
-        let wanted = ChangeMembers::ReplaceAllVoters(wanted.clone());
-        if let Err(failure) = self.change(wanted).await {
-            tracing::warn!("the membership change was not ended: {}", failure.text);
+        if let Err(failure) = self.settled().await {
+            tracing::warn!("no membership change was ended: {}", failure.text);
         }
     }
 
@@ -387,7 +400,7 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
 
     async fn add(&self, node: PeerConfig, replace: bool) -> Result<(), Failure> {
         let _alone = self.changing.lock().await;
-        let metrics = self.leading()?;
+        let metrics = self.settled().await?;
         let at = format!("node {} at {}", node.node_id, node.peer);
         let found = self.peers.identify(&node.peer).await;
         let found = found
@@ -451,7 +464,7 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
 
     async fn promote(&self, node_id: u64) -> Result<(), Failure> {
         let _alone = self.changing.lock().await;
-        let metrics = self.leading()?;
+        let metrics = self.settled().await?;
         if metrics
             .membership_config
             .voter_ids()
@@ -478,7 +491,7 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
 
     async fn remove(&self, node_id: u64) -> Result<(), Failure> {
         let alone = self.changing.lock().await;
-        let metrics = self.leading()?;
+        let metrics = self.settled().await?;
         if node_id == self.own_id() {
             // The next leader does it: whoever called is sent there.
             self.goes_on_without(&metrics, node_id).await?;
