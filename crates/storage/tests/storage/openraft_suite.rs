@@ -350,12 +350,12 @@ async fn lets_go_of_what_was_replaced(terms: i64, ends: i64) {
     let folder = tempfile::tempdir().unwrap();
     let node = begin(folder.path()).await;
     node.write(2, ingest(1)).await;
-    let earlier = last_applied(&node);
+    let earlier = last_applied(&node).await;
     node.stop().await;
     let node = start(folder.path()).await;
     node.leads().await;
     node.write(3, ingest(2)).await;
-    let applied = last_applied(&node);
+    let applied = last_applied(&node).await;
     assert!(applied.leader_id > earlier.leader_id);
     let hash = node.handle.state_hash().await.unwrap().hash;
     node.stop().await;
@@ -397,7 +397,10 @@ async fn a_log_that_ends_in_what_earlier_entries_replaced_lets_go_of_it() {
     lets_go_of_what_was_replaced(1, -1).await;
 }
 
-fn last_applied(node: &Node) -> LogId {
-    let metrics = node.raft.metrics();
-    metrics.borrow_watched().last_applied.unwrap()
+/// The last applied entry that the observer heard of, once metrics have it: they may come after a proposer's answer.
+async fn last_applied(node: &Node) -> LogId {
+    let told = node.heard.0.load(Ordering::Acquire);
+    let wait = node.raft.wait(Some(Duration::from_secs(30)));
+    let wait = wait.applied_index_at_least(Some(told), "the observer heard of it");
+    wait.await.unwrap().last_applied.unwrap()
 }
