@@ -21,19 +21,33 @@ use ordo_storage::{
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-struct OnDisk;
-struct InMemory;
+struct OnDisk(Threads);
+struct InMemory(Threads);
+
+/// The machines' threads, which end when the suite has let go of the machines. They close their stores: a process that
+/// ends before that is aborted.
+#[derive(Clone, Default)]
+struct Threads(Arc<Mutex<Vec<JoinHandle<()>>>>);
+
+impl Threads {
+    fn join(self) {
+        for thread in self.0.lock().unwrap().drain(..) {
+            thread.join().unwrap();
+        }
+    }
+}
 
 /// Everything of one store, in the order in which it goes.
 type Guard = (LogThread, TempDir);
 
 fn build(
+    threads: &Threads,
     store: impl FnOnce(&Path) -> StateStore,
 ) -> (Guard, RaftLog, Machine<std::convert::Infallible>) {
     let folder = tempfile::tempdir().unwrap();
@@ -44,7 +58,8 @@ fn build(
         ..MachineOptions::default()
     };
     let (machine, machine_loop) = Machine::new(store(folder.path()), (), options).unwrap();
-    drop(machine_loop.spawn().unwrap());
+    let running = machine_loop.spawn().unwrap();
+    threads.0.lock().unwrap().push(running);
     ((thread, folder), log, machine)
 }
 
@@ -52,7 +67,7 @@ impl StoreBuilder<TypeConfig, RaftLog, Machine<std::convert::Infallible>, Guard>
     async fn build(
         &self,
     ) -> Result<(Guard, RaftLog, Machine<std::convert::Infallible>), StorageError<TypeConfig>> {
-        Ok(build(|folder| {
+        Ok(build(&self.0, |folder| {
             StateStore::open(folder, StoreOptions::default()).unwrap()
         }))
     }
@@ -62,7 +77,7 @@ impl StoreBuilder<TypeConfig, RaftLog, Machine<std::convert::Infallible>, Guard>
     async fn build(
         &self,
     ) -> Result<(Guard, RaftLog, Machine<std::convert::Infallible>), StorageError<TypeConfig>> {
-        Ok(build(|folder| {
+        Ok(build(&self.0, |folder| {
             StateStore::open_in_memory(MemoryState::default(), folder, StoreOptions::default())
                 .unwrap()
         }))
@@ -71,12 +86,16 @@ impl StoreBuilder<TypeConfig, RaftLog, Machine<std::convert::Infallible>, Guard>
 
 #[tokio::test]
 async fn openrafts_storage_suite_passes_on_disk() {
-    Suite::test_all(OnDisk).await.unwrap();
+    let threads = Threads::default();
+    Suite::test_all(OnDisk(threads.clone())).await.unwrap();
+    threads.join();
 }
 
 #[tokio::test]
 async fn openrafts_storage_suite_passes_in_memory() {
-    Suite::test_all(InMemory).await.unwrap();
+    let threads = Threads::default();
+    Suite::test_all(InMemory(threads.clone())).await.unwrap();
+    threads.join();
 }
 
 /// A network without anybody.
