@@ -99,8 +99,7 @@ impl<SM: Machine> Membership<SM> {
             return Ok(metrics);
         };
         // Its first half may not be committed yet; consensus refuses the second one before.
-        let written = metrics.membership_config.log_id();
-        if !self.wait(|now| now.local_committed >= *written).await {
+        if !self.committed(&metrics).await {
             return Err(slow());
         }
         tracing::info!(voters = ?wanted, "ending a membership change that was begun before");
@@ -121,7 +120,7 @@ impl<SM: Machine> Membership<SM> {
     async fn agreed(&self, metrics: &RaftMetrics<TypeConfig>) -> Result<(), Failure> {
         let written = metrics.membership_config.log_id();
         let confirmed = async {
-            self.wait(|now| now.local_committed >= *written).await
+            self.committed(metrics).await
                 && self
                     .raft
                     .ensure_linearizable(ReadPolicy::ReadIndex)
@@ -133,6 +132,12 @@ impl<SM: Machine> Membership<SM> {
             true if confirmed == Ok(true) => Ok(()),
             _ => Err(slow()),
         }
+    }
+
+    /// Waits until what `metrics` say of the members is committed.
+    async fn committed(&self, metrics: &RaftMetrics<TypeConfig>) -> bool {
+        let written = metrics.membership_config.log_id();
+        self.wait(|now| now.local_committed >= *written).await
     }
 
     async fn change(&self, members: ChangeMembers<u64, Member>) -> Result<(), Failure> {

@@ -9,7 +9,10 @@ use super::deadlines::Deadlines;
 use super::events::{Assignment, Place, SessionId, WorkPush, WorkerId};
 use super::lanes::{Check, Lanes};
 use super::workers::{Held, Worker};
-use ordo_core::{ClusterTime, InterfaceId, Sequence, StageNumber, State, Status, Turn};
+use ordo_core::{
+    ClusterTime, Interface, InterfaceId, Sequence, Slot, StageConfig, StageNumber, State, Status,
+    Turn,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -305,7 +308,7 @@ impl Dispatcher {
         }
         self.fill_all(state, now);
         if waits(&self.queues) {
-            self.place_alone(state, now);
+            self.place_alone(state, now, None);
         }
     }
 
@@ -362,13 +365,7 @@ impl Dispatcher {
         if self.held.contains_key(&place) {
             return;
         }
-        let Some(interface) = state.interface(place.interface) else {
-            return;
-        };
-        let Some(slot) = interface.slot(place.sequence) else {
-            return;
-        };
-        let Some(stage) = interface.config.stages.get(usize::from(slot.stage.0)) else {
+        let Some((interface, slot, stage)) = staged(state, place) else {
             return;
         };
         let queue = self.queue_of(&stage.name);
@@ -420,20 +417,22 @@ impl Dispatcher {
                 worker.slow |= now.cluster >= *until;
             }
         }
-        for queue in 0..self.queues.len() {
-            self.place_alone_of(state, queue, now, Some(&before));
-        }
-    }
-
-    /// What is left of them goes to whoever has nothing else to do.
-    fn place_alone(&mut self, state: &State, now: Now) {
-        for queue in 0..self.queues.len() {
-            self.place_alone_of(state, queue, now, None);
-        }
+        self.place_alone(state, now, Some(&before));
     }
 
     /// `before` are the reservations that there were, as long as other messages have yet to get their share of the
-    /// workers; without it they have.
+    /// workers. Without it they have: what is left goes to whoever has nothing else to do.
+    fn place_alone(
+        &mut self,
+        state: &State,
+        now: Now,
+        before: Option<&[(SessionId, ClusterTime)]>,
+    ) {
+        for queue in 0..self.queues.len() {
+            self.place_alone_of(state, queue, now, before);
+        }
+    }
+
     fn place_alone_of(
         &mut self,
         state: &State,
@@ -455,7 +454,7 @@ impl Dispatcher {
                 held: &self.held,
             };
             let ready = self.queues[queue].is_alone_ready(&check, place);
-            let Some(interface) = state.interface(place.interface).filter(|_| ready) else {
+            let Some((interface, _, stage)) = staged(state, place).filter(|_| ready) else {
                 next = self.queues[queue].alone_after(place);
                 continue;
             };
@@ -483,11 +482,9 @@ impl Dispatcher {
                 best => {
                     let busy = best.filter(|best| best.held > 0 && fits && !crew.reserved);
                     if let (Some(busy), Some(before)) = (busy, before) {
-                        let lease_ms = current_lease_ms(state, place);
+                        let a_lease = now.cluster.after_ms(stage.lease_ms.into());
                         let until = before.iter().find(|(session, _)| *session == busy.session);
-                        let until = until
-                            .map_or_else(|| now.cluster.after_ms(lease_ms), |(_, until)| *until);
-                        self.reserve(busy.session, until);
+                        self.reserve(busy.session, until.map_or(a_lease, |(_, until)| *until));
                     }
                     self.queues[queue].alone_after_interface(place.interface)
                 }
@@ -522,15 +519,12 @@ impl Dispatcher {
     }
 }
 
-/// How long a worker has to report on a message, in milliseconds.
-fn current_lease_ms(state: &State, place: Place) -> u64 {
-    let lease_ms = || {
-        let interface = state.interface(place.interface)?;
-        let stage = interface.slot(place.sequence)?.stage;
-        let stage = interface.config.stages.get(usize::from(stage.0))?;
-        Some(stage.lease_ms.into())
-    };
-    lease_ms().unwrap_or(0)
+/// A message's interface, its slot and the stage that it stands in.
+pub(super) fn staged(state: &State, place: Place) -> Option<(&Interface, &Slot, &StageConfig)> {
+    let interface = state.interface(place.interface)?;
+    let slot = interface.slot(place.sequence)?;
+    let stage = interface.config.stages.get(usize::from(slot.stage.0))?;
+    Some((interface, slot, stage))
 }
 
 /// The workers that a message which has to be alone can be given to.

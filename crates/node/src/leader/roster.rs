@@ -1,6 +1,6 @@
 //! Workers that come, come back and leave, and what becomes of what they hold.
 
-use super::dispatcher::{Dispatcher, Now, RECONNECT_GRACE_MS, current_turn};
+use super::dispatcher::{Dispatcher, Now, RECONNECT_GRACE_MS, current_turn, staged};
 use super::events::{Freed, Hold, Place, SessionId, WorkPush, WorkerHello};
 use super::workers::{CREDITS_MAX, Held, Worker};
 use ordo_core::{ClusterTime, Slot, State, Status};
@@ -201,10 +201,7 @@ impl Dispatcher {
 
 /// The slot and the lease of an assignment, while the state agrees with it.
 fn assigned<'a>(state: &'a State, hold: &Hold) -> Option<(&'a Slot, u32)> {
-    let interface = state.interface(hold.place.interface)?;
-    let slot = interface
-        .slot(hold.place.sequence)
-        .filter(|slot| slot.status == Status::Pending)?;
-    let stage = interface.config.stages.get(usize::from(slot.stage.0))?;
-    (stage.name == hold.stage && slot.turn == hold.turn).then_some((slot, stage.lease_ms))
+    let (_, slot, stage) = staged(state, hold.place)?;
+    let is_its = slot.status == Status::Pending && slot.turn == hold.turn;
+    (is_its && stage.name == hold.stage).then_some((slot, stage.lease_ms))
 }
