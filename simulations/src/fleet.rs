@@ -42,9 +42,12 @@ impl Total {
 ///
 /// # Errors
 /// When the process can't be run, or ends without an outcome.
-pub fn run_apart(seed: u64, bug: Option<Bug>) -> Result<Outcome> {
+pub fn run_apart(seed: u64, interfaces: Option<u32>, bug: Option<Bug>) -> Result<Outcome> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--seed", &seed.to_string(), "--json"]);
+    if let Some(interfaces) = interfaces {
+        command.args(["--interfaces", &interfaces.to_string()]);
+    }
     if let Some(bug) = bug {
         command.args(["--bug", bug.name()]);
     }
@@ -72,6 +75,7 @@ pub fn run_apart(seed: u64, bug: Option<Bug>) -> Result<Outcome> {
 /// Runs seeds until there are no more, or `wanted` says that it has seen enough. Outcomes come as they are ready.
 fn run_many(
     seeds: impl Iterator<Item = u64>,
+    interfaces: Option<u32>,
     bug: Option<Bug>,
     jobs: usize,
     mut wanted: impl FnMut(Outcome) -> Result<bool>,
@@ -84,7 +88,7 @@ fn run_many(
             && let Some(seed) = seeds.next()
         {
             let done = done.clone();
-            thread::spawn(move || drop(done.send(run_apart(seed, bug))));
+            thread::spawn(move || drop(done.send(run_apart(seed, interfaces, bug))));
             running += 1;
         }
         if running == 0 {
@@ -100,7 +104,7 @@ fn run_many(
 }
 
 /// Says what did not hold, and how to see it again.
-pub fn report(outcome: &Outcome) {
+pub fn report(outcome: &Outcome, interfaces: Option<u32>) {
     println!("\nseed {} broke a promise:", outcome.seed);
     for violation in &outcome.violations {
         println!(
@@ -112,19 +116,21 @@ pub fn report(outcome: &Outcome) {
     for line in &outcome.tail {
         println!("  {line}");
     }
+    let interfaces = interfaces.map_or(String::new(), |count| format!(" --interfaces {count}"));
     println!(
-        "\nagain: cargo run --release -p simulations -- --seed {} --trace",
+        "\nagain: cargo run --release -p simulations -- --seed {}{interfaces} --trace",
         outcome.seed
     );
 }
 
-/// Runs `count` seeds from `from` on; ends at the first that breaks a promise.
+/// Runs `count` seeds from `from` on, each with so many interfaces where a number is given; ends at the first that
+/// breaks a promise.
 ///
 /// # Errors
 /// When one does, or when the whole was too kind to mean anything.
-pub fn many(from: u64, count: u64, jobs: usize) -> Result<Total> {
+pub fn many(from: u64, count: u64, interfaces: Option<u32>, jobs: usize) -> Result<Total> {
     let (mut total, mut broken, started) = (Total::default(), None, Instant::now());
-    run_many(from..from + count, None, jobs, |outcome| {
+    run_many(from..from + count, interfaces, None, jobs, |outcome| {
         total.add(&outcome);
         if !outcome.violations.is_empty() {
             broken = Some(outcome);
@@ -135,7 +141,7 @@ pub fn many(from: u64, count: u64, jobs: usize) -> Result<Total> {
     })?;
     println!();
     if let Some(outcome) = broken {
-        report(&outcome);
+        report(&outcome, interfaces);
         bail!("seed {} broke a promise", outcome.seed);
     }
     summary(&total, started);
@@ -215,7 +221,7 @@ fn too_kind(total: &Total) -> Result<()> {
 /// # Errors
 /// When they differ.
 pub fn replay(seed: u64) -> Result<()> {
-    let (first, second) = (run_apart(seed, None)?, run_apart(seed, None)?);
+    let (first, second) = (run_apart(seed, None, None)?, run_apart(seed, None, None)?);
     ensure!(
         first.trace == second.trace,
         "seed {seed} does not repeat: {} and {}",
@@ -231,7 +237,7 @@ pub fn replay(seed: u64) -> Result<()> {
 /// When one is no longer found: the simulation has changed, and `--mutants` finds its new seed.
 pub fn recorded() -> Result<()> {
     for (bug, seed) in bugs::RECORDED {
-        let outcome = run_apart(*seed, Some(*bug))?;
+        let outcome = run_apart(*seed, None, Some(*bug))?;
         ensure!(
             !outcome.violations.is_empty(),
             "seed {seed} no longer finds {}: look for another one with --mutants --bug {}",
@@ -252,7 +258,7 @@ pub fn mutants(planted: &[Bug], seeds: u64, jobs: usize) -> Result<()> {
     println!("| planted bug | seed | found by | after |\n| --- | --- | --- | --- |");
     for bug in planted {
         let mut found: Option<Outcome> = None;
-        run_many(1..=seeds, Some(*bug), jobs, |outcome| {
+        run_many(1..=seeds, None, Some(*bug), jobs, |outcome| {
             if outcome.violations.is_empty() {
                 return Ok(true);
             }

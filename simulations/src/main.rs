@@ -21,6 +21,9 @@ struct Args {
     /// Run this seed only.
     #[arg(long, value_name = "N", conflicts_with_all = ["seeds", "replay", "mutants", "recorded"])]
     seed: Option<u64>,
+    /// Give every run so many interfaces, in place of the number that its seed draws.
+    #[arg(long, value_name = "N", conflicts_with_all = ["replay", "mutants", "recorded"])]
+    interfaces: Option<u32>,
     /// Print the whole trace of the seed as it comes.
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -85,7 +88,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         fleet::mutants(chosen.as_deref().unwrap_or(Bug::ALL), seeds, args.jobs)?;
     }
     if let Some(count) = args.seeds {
-        fleet::many(args.from, count, args.jobs)?;
+        fleet::many(args.from, count, args.interfaces, args.jobs)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -104,13 +107,13 @@ fn one(args: &Args, seed: u64, bug: Option<Bug>) -> Result<ExitCode> {
         trace: args.trace,
         history: args.history.clone(),
     };
-    let outcome = simulations::run(seed, &show);
+    let outcome = simulations::run(seed, args.interfaces, &show);
     if args.json {
         println!("{}", serde_json::to_string(&outcome)?);
         return Ok(ExitCode::SUCCESS);
     }
     if !outcome.violations.is_empty() {
-        fleet::report(&outcome);
+        fleet::report(&outcome, args.interfaces);
         return Ok(ExitCode::FAILURE);
     }
     println!(

@@ -22,6 +22,8 @@ pub struct Shape {
     pub workers: u32,
     /// How many consumers: the second waits in line.
     pub consumers: u32,
+    /// What the interfaces' names begin with that one more worker is for: maybe none of them.
+    pub narrow: Option<String>,
     /// Whether one worker takes work and says nothing of it, to the end.
     pub stalled: bool,
     /// Whether there is a rogue producer, worker, consumer.
@@ -29,11 +31,15 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A run's shape.
-    pub fn draw(rng: &mut StdRng) -> Self {
+    /// A run's shape, with so many interfaces where a number is given.
+    pub fn draw(rng: &mut StdRng, interfaces: Option<u32>) -> Self {
         let lease = Duration::from_millis(rng.random_range(800..4_000));
         let rush = rng.random_range(0..5) == 0;
-        let interfaces = (0..rng.random_range(1..=4))
+        let drawn = match rng.random_range(0..10) {
+            0 => rng.random_range(20..=60),
+            _ => rng.random_range(1..=4),
+        };
+        let interfaces = (0..interfaces.unwrap_or(drawn))
             .map(|at| (format!("lane/{at}"), interface(rng, lease, rush)))
             .collect();
         Self {
@@ -47,6 +53,11 @@ impl Shape {
             producers: rng.random_range(1..=2),
             workers: rng.random_range(1..=3),
             consumers: rng.random_range(1..=2),
+            narrow: match rng.random_range(0..6) {
+                0 => Some("lane/1".to_owned()),
+                1 => Some("nobody/".to_owned()),
+                _ => None,
+            },
             stalled: rng.random_range(0..4) == 0,
             rogues: [
                 rng.random_bool(0.4),

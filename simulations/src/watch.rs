@@ -10,6 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xxhash_rust::xxh3::xxh3_128;
 
+/// Up to so many interfaces are looked at after every lump, twice as many after every second one, and so on: what they
+/// are held against holds between any two looks.
+const INTERFACES_AT_ONCE: usize = 100;
+
 /// Sees all nodes of a run. Cheap to clone.
 #[derive(Clone)]
 pub struct Watch {
@@ -42,6 +46,8 @@ struct Node {
     acknowledged: u64,
     vote: Option<Vote>,
     applied: u64,
+    /// Lumps that it applied.
+    lumps: usize,
     standings: BTreeMap<InterfaceId, Standing>,
     said: Option<Said>,
 }
@@ -326,8 +332,15 @@ impl Watch {
         self.check_digest(&mut inner, place, last);
         let node = inner.nodes.entry(place.id).or_default();
         node.applied = last;
-        self.check_standings(node, place, state);
-        self.check_caps(place, state);
+        node.lumps += 1;
+        let interfaces = state.interfaces().count();
+        if node
+            .lumps
+            .is_multiple_of(1 + interfaces / INTERFACES_AT_ONCE)
+        {
+            self.check_standings(node, place, state);
+            self.check_caps(place, state);
+        }
     }
 
     /// What an interface holds stays within what it may, however long a consumer stalls.

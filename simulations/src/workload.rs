@@ -3,6 +3,7 @@
 use crate::run::Notes;
 use crate::shape::Shape;
 use crate::wire;
+use futures_util::{StreamExt, stream};
 use ordo_client::Cluster;
 use ordo_oracle::actors::{self, Raw, ScriptOdds, sub_seed};
 use ordo_oracle::{Completeness, InterfaceShape, Name, Recorder, What, check};
@@ -24,12 +25,16 @@ use turmoil::Sim;
 /// How long everything may take to be delivered, once nothing fails any more. Messages that lost a worker are each
 /// given to one that holds nothing else: a hundred of them, of slow work and short leases, take minutes.
 const DRAINED_WITHIN: Duration = Duration::from_secs(500);
-/// Messages that go through each interface after all faults.
+/// Messages that go through each interface after all faults, where that makes no more than `FRESH_MAX` in all; one at
+/// least.
 const FRESH: u64 = 10;
+const FRESH_MAX: u64 = 1_000;
 /// A slower worker would not be done with what gathered meanwhile.
 const CONCURRENCY_MIN: u32 = 4;
 /// How long what was sent may be on its way, once no link is slow any more.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
+/// Interfaces that are made at once.
+const AT_ONCE: usize = 64;
 /// How long anything waits before it is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -160,6 +165,9 @@ impl Workload {
         for at in 0..common.shape.workers {
             self.host(sim, common, &format!("w{at}"), work);
         }
+        if common.shape.narrow.is_some() {
+            self.host(sim, common, "narrow-w", work_narrowly);
+        }
         if common.shape.stalled {
             self.host(sim, common, "stalled-w", stall);
         }
@@ -262,17 +270,20 @@ impl Workload {
 
 /// Makes the interfaces, as soon as there is a cluster.
 async fn declare(common: &Common, cluster: &Cluster) -> Vec<InterfaceShape> {
-    let scribe = common.recorder.scribe("clerk");
-    let mut shapes = Vec::new();
-    for (name, config) in &common.shape.interfaces {
-        loop {
-            match actors::declare(cluster, &scribe, name, config.clone()).await {
-                Ok(shape) => break shapes.push(shape),
-                Err(_) => tokio::time::sleep(AGAIN).await,
+    let scribe = &common.recorder.scribe("clerk");
+    let declared = common
+        .shape
+        .interfaces
+        .iter()
+        .map(|(name, config)| async move {
+            loop {
+                match actors::declare(cluster, scribe, name, config.clone()).await {
+                    Ok(shape) => return shape,
+                    Err(_) => tokio::time::sleep(AGAIN).await,
+                }
             }
-        }
-    }
-    shapes
+        });
+    stream::iter(declared).buffered(AT_ONCE).collect().await
 }
 
 /// Fresh messages go through every interface, and what came of everything is read.
@@ -281,6 +292,7 @@ async fn finish(
     cluster: &Cluster,
     shapes: &[InterfaceShape],
 ) -> Result<(), String> {
+    let each = (FRESH_MAX / shapes.len() as u64).clamp(1, FRESH);
     let plan = actors::ProducerPlan {
         odds: ScriptOdds::NONE,
         repeats: 0,
@@ -290,7 +302,7 @@ async fn finish(
         ..actors::ProducerPlan::draw(
             &mut StdRng::seed_from_u64(sub_seed(common.seed, "fresh")),
             shapes,
-            FRESH * shapes.len() as u64,
+            each * shapes.len() as u64,
         )
     };
     let scribe = common.recorder.scribe("fresh");
@@ -396,13 +408,23 @@ async fn rogue_consume(mut life: Life) {
     actors::rogue_consume(raw, scribe, plan, life.common.ending.clone()).await;
 }
 
-async fn work(mut life: Life) {
+async fn work(life: Life) {
+    work_for(life, String::new()).await;
+}
+
+async fn work_narrowly(life: Life) {
+    let prefix = life.common.shape.narrow.clone().unwrap_or_default();
+    work_for(life, prefix).await;
+}
+
+async fn work_for(mut life: Life, interface_prefix: String) {
     let (stages, lease) = (life.stages(), life.common.shape.lease);
     if stages.is_empty() {
         return;
     }
     let mut plan = actors::WorkerPlan::draw(&mut life.random, &stages, lease);
     plan.concurrency = plan.concurrency.max(CONCURRENCY_MIN);
+    plan.interface_prefix = interface_prefix;
     let never = CancellationToken::new();
     let scribe = life.scribe();
     carried_out(actors::work(life.cluster, scribe, plan, never)).await;

@@ -141,12 +141,12 @@ pub struct Show {
     pub history: Option<PathBuf>,
 }
 
-/// Runs `seed`.
+/// Runs `seed`, with so many interfaces where a number is given.
 ///
 /// # Panics
 /// When the temporary folder can't be made.
 #[must_use]
-pub fn run(seed: u64, show: &Show) -> Outcome {
+pub fn run(seed: u64, interfaces: Option<u32>, show: &Show) -> Outcome {
     let notes = Notes::new(show.trace);
     // In memory where the machine has such a folder: snapshots are files.
     let shm = std::path::Path::new("/dev/shm");
@@ -155,7 +155,7 @@ pub fn run(seed: u64, show: &Show) -> Outcome {
         false => tempfile::tempdir(),
     };
     let root = root.expect("a temporary folder can be made");
-    let mut world = World::new(seed, root.path(), notes.clone());
+    let mut world = World::new(seed, interfaces, root.path(), notes.clone());
     world.history = show.history.clone();
     // A panic in a host's own task comes through to here.
     let lived = catch_unwind(AssertUnwindSafe(|| world.live()));
@@ -193,7 +193,7 @@ fn timing(rng: &mut StdRng) -> RaftTiming {
 }
 
 impl<'a> World<'a> {
-    fn new(seed: u64, root: &std::path::Path, notes: Notes) -> Self {
+    fn new(seed: u64, interfaces: Option<u32>, root: &std::path::Path, notes: Notes) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let members = if rng.random_range(0..4) == 0 { 5 } else { 3 };
         let spares = 2;
@@ -248,7 +248,7 @@ impl<'a> World<'a> {
             .iter()
             .map(|name| format!("{name}:{PUBLIC}"))
             .collect();
-        let shape = Shape::draw(&mut rng);
+        let shape = Shape::draw(&mut rng, interfaces);
         notes.line(format_args!("{members} members, {timing:?}, {shape:?}"));
         let workload = Workload::begin(&mut sim, &addresses, shape, rng.random(), &notes);
         let spare = (members as usize..places.len()).collect();
@@ -728,10 +728,12 @@ impl<'a> World<'a> {
                 let metrics = context.raft.metrics();
                 let metrics = metrics.borrow_watched();
                 format!(
-                    "{} {:?} of term {}, leader {:?}, applied {:?}, members {:?}",
+                    "{} {:?} of term {}, {:?}, quorum {}, leader {:?}, applied {:?}, members {:?}",
                     place.name,
                     metrics.state,
                     metrics.current_term,
+                    *context.proposer.standing().borrow(),
+                    context.proposer.has_quorum(),
                     metrics.current_leader,
                     metrics.last_applied.map(|id| id.index),
                     metrics.membership_config.membership().get_joint_config()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use ordo_client::{CallError, Cluster, MessageKey, proto};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -10,6 +11,8 @@ use crate::history::{InterfaceShape, MessageEvent, Standing, What};
 use crate::name::{Digest, Name};
 use crate::recorder::Scribe;
 
+/// Interfaces that are looked at together.
+const AT_ONCE: usize = 64;
 /// How long between two looks at whether everything is done.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -69,21 +72,32 @@ pub async fn finish(
     patience: Duration,
 ) -> Result<(), FinishError> {
     let deadline = Instant::now() + patience;
-    let mut undone = None;
-    for interface in interfaces {
-        let standing = drained(cluster, interface, deadline).await?;
-        if !is_done(&standing) && undone.is_none() {
-            undone = Some(FinishError::NotDone {
-                interface: interface.clone(),
-                standing: Box::new(standing),
-                waited: patience,
-            });
-        }
+    let standings = interfaces
+        .iter()
+        .map(|interface| drained(cluster, interface, deadline));
+    let standings: Vec<Standing> = stream::iter(standings)
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await?;
+    let undone = interfaces
+        .iter()
+        .zip(standings)
+        .find(|(_, standing)| !is_done(standing));
+    let takings = interfaces
+        .iter()
+        .map(|interface| take_down(cluster, scribe, interface));
+    stream::iter(takings)
+        .buffered(AT_ONCE)
+        .try_collect::<()>()
+        .await?;
+    match undone {
+        None => Ok(()),
+        Some((interface, standing)) => Err(FinishError::NotDone {
+            interface: interface.clone(),
+            standing: Box::new(standing),
+            waited: patience,
+        }),
     }
-    for interface in interfaces {
-        take_down(cluster, scribe, interface).await?;
-    }
-    undone.map_or(Ok(()), Err)
 }
 
 fn is_done(standing: &Standing) -> bool {
