@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Segments are small, so that they are rolled and used again within a run.
 const SEGMENT_BYTES: u64 = 64 << 10;
+/// How often the node's quorum is looked at.
+const LOOK: Duration = Duration::from_millis(50);
 /// What the log keeps in memory is small, so that it is read back.
 const TAIL_BYTES: usize = 16 << 10;
 
@@ -47,7 +49,10 @@ async fn live(place: Arc<Place>, watch: Watch, boot: Boot) -> String {
     };
     let mut node = node;
     place.up(Arc::clone(node.context()));
-    let error = node.failed().await;
+    let error = tokio::select! {
+        error = node.failed() => error,
+        () = watch_quorum(&place) => unreachable!("it is watched for ever"),
+    };
     if !place.was_hurt() && !place.is_dead(number) {
         place.notes.violation(
             "a_node_goes_on",
@@ -56,6 +61,14 @@ async fn live(place: Arc<Place>, watch: Watch, boot: Boot) -> String {
     }
     node.abandon().await;
     error.to_string()
+}
+
+/// Looks now and then, on the node's own host, whether a quorum acknowledges it.
+async fn watch_quorum(place: &Place) {
+    loop {
+        place.look_at_quorum();
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn start(

@@ -67,6 +67,8 @@ struct State {
     /// How far its wall clock is off, in milliseconds, and how many parts in a thousand it runs fast.
     clock: (i64, i64),
     running: Option<Arc<Context>>,
+    /// Whether a quorum acknowledged it as the leader when that was last looked at.
+    has_quorum: bool,
     /// Why it stopped by itself.
     stopped: Option<String>,
 }
@@ -152,6 +154,7 @@ impl Place {
                 disk_busy_ms_max: 2,
                 clock: (0, 0),
                 running: None,
+                has_quorum: false,
                 stopped: None,
             }),
         })
@@ -195,6 +198,21 @@ impl Place {
     /// The node runs.
     pub fn up(&self, context: Arc<Context>) {
         self.lock().running = Some(context);
+    }
+
+    /// Notes whether a quorum acknowledges it as the leader. To be called on the node's host: elsewhere it is another
+    /// time.
+    pub fn look_at_quorum(&self) {
+        let mut state = self.lock();
+        let running = state.running.as_ref();
+        state.has_quorum = running.is_some_and(|context| context.proposer.has_quorum());
+    }
+
+    /// Whether a quorum acknowledged it as the leader, a moment ago.
+    #[must_use]
+    pub fn has_quorum(&self) -> bool {
+        let state = self.lock();
+        state.running.is_some() && state.has_quorum
     }
 
     /// The node stopped by itself.

@@ -733,7 +733,7 @@ impl<'a> World<'a> {
                     metrics.state,
                     metrics.current_term,
                     *context.proposer.standing().borrow(),
-                    context.proposer.has_quorum(),
+                    place.has_quorum(),
                     metrics.current_leader,
                     metrics.last_applied.map(|id| id.index),
                     metrics.membership_config.membership().get_joint_config()
@@ -757,7 +757,7 @@ impl<'a> World<'a> {
             return false;
         };
         let serves = matches!(*context.proposer.standing().borrow(), Standing::Leading(_));
-        if !serves || !context.proposer.has_quorum() {
+        if !serves || !self.places[leader].has_quorum() {
             return false;
         }
         let (applied, members) = {
