@@ -118,12 +118,68 @@ async fn the_readmes_commands_work_and_their_exit_status_says_what_happened() {
     assert_eq!(status, 0, "{errors}");
     let (status, _, _) = run(&nodes, &["dlq", "show", "RAD", "21"]).await;
     assert_eq!(status, 3, "it is gone");
+    dead_letters_of_destinations(&nodes).await;
     let (status, members, _) = run(&nodes, &["cluster", "status", "--output", "json"]).await;
     let members: serde_json::Value = serde_json::from_str(&members).unwrap();
     assert!(
         status == 0 && members.to_string().contains("leader"),
         "{members}"
     );
+}
+
+/// What is unambiguous needs no `--destination`; of several, one is asked for by name.
+async fn dead_letters_of_destinations(nodes: &Nodes) {
+    let create = [
+        "interface",
+        "create",
+        "TWO",
+        "--destination",
+        "lab",
+        "--destination",
+        "billing",
+    ];
+    let (status, _, errors) = run(nodes, &create).await;
+    assert_eq!(status, 0, "{errors}");
+    let lines = nodes.folder().join("two");
+    std::fs::write(&lines, "refused by both\nrefused by one\n").unwrap();
+    let (status, _, errors) = run(
+        nodes,
+        &["produce", "TWO", "--file", lines.to_str().unwrap()],
+    )
+    .await;
+    assert_eq!(status, 0, "{errors}");
+    for (destination, refuses) in [
+        ("lab", "exit 65"),
+        ("billing", "grep -q both && exit 65; exit 0"),
+    ] {
+        let consume = [
+            "consume",
+            "TWO",
+            "--destination",
+            destination,
+            "--count",
+            "2",
+            "--exec",
+            refuses,
+        ];
+        let (status, _, errors) = run(nodes, &consume).await;
+        assert_eq!(status, 0, "{errors}");
+    }
+    let (status, _, errors) = run(nodes, &["dlq", "discard", "TWO", "1"]).await;
+    assert!(
+        status == 2 && errors.contains("lab, billing") && errors.contains("--destination"),
+        "{status} {errors}"
+    );
+    let (status, _, errors) = run(
+        nodes,
+        &["dlq", "discard", "TWO", "1", "--destination", "lab"],
+    )
+    .await;
+    assert_eq!(status, 0, "{errors}");
+    for sequence in ["1", "2"] {
+        let (status, _, errors) = run(nodes, &["dlq", "discard", "TWO", sequence]).await;
+        assert_eq!(status, 0, "{errors}");
+    }
 }
 
 struct Killed(std::process::Child);

@@ -7,6 +7,7 @@ use ordo_client::{Admin, proto};
 use serde_json::json;
 
 use crate::args::Global;
+use crate::exit::UsageError;
 use crate::output::Output;
 use crate::views::{DeadLetter, DeadLetterRow};
 
@@ -42,9 +43,35 @@ pub struct Name {
     /// The message's sequence.
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     sequence: u64,
-    /// The destination that refused it; none for one that failed in a stage.
-    #[arg(long, value_name = "NAME", default_value = "")]
-    destination: String,
+    /// The destination that refused it: needed only where several did.
+    #[arg(long, value_name = "NAME")]
+    destination: Option<String>,
+}
+
+impl Name {
+    /// The destination whose dead letter is meant, empty for one of a stage: the only one that the sequence has.
+    async fn destination(&self, admin: &Admin) -> Result<String> {
+        if let Some(destination) = &self.destination {
+            return Ok(destination.clone());
+        }
+        let after = self.sequence - 1;
+        let page = admin.list_dead_letters(&self.interface, after, 0).await?;
+        Ok(only_destination(&page.dead_letters, self.sequence)?)
+    }
+}
+
+/// Where there is none at all, the call itself says so.
+fn only_destination(letters: &[proto::DeadLetter], sequence: u64) -> Result<String, UsageError> {
+    let of_it = letters.iter().filter(|letter| letter.sequence == sequence);
+    let names: Vec<&str> = of_it.map(|letter| letter.destination.as_str()).collect();
+    match names[..] {
+        [] => Ok(String::new()),
+        [name] => Ok(name.to_owned()),
+        _ => Err(UsageError(format!(
+            "several destinations refused #{sequence}: name one of {} with --destination",
+            names.join(", ")
+        ))),
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,10 +108,11 @@ pub async fn run(global: &Global, command: Command) -> Result<()> {
             output.rows(&rows, "no dead letters")
         }
         Command::Show(show) => {
+            let destination = show.name.destination(&admin).await?;
             let Name {
                 interface,
                 sequence,
-                destination,
+                ..
             } = show.name;
             let letter = admin
                 .get_dead_letter(&interface, sequence, &destination)
@@ -96,10 +124,11 @@ pub async fn run(global: &Global, command: Command) -> Result<()> {
             output.card(&DeadLetter::new(letter, show.payload))
         }
         Command::Redrive(redrive) => {
+            let destination = redrive.name.destination(&admin).await?;
             let Name {
                 interface,
                 sequence,
-                destination,
+                ..
             } = redrive.name;
             let answer = admin
                 .redrive_dead_letter(&interface, sequence, &destination, redrive.in_place_only)
@@ -118,10 +147,11 @@ pub async fn run(global: &Global, command: Command) -> Result<()> {
             )
         }
         Command::Discard(discard) => {
+            let destination = discard.name.destination(&admin).await?;
             let Name {
                 interface,
                 sequence,
-                destination,
+                ..
             } = discard.name;
             admin
                 .discard_dead_letter(&interface, sequence, &destination)
@@ -152,4 +182,37 @@ async fn all(admin: &Admin, list: &List) -> Result<Vec<proto::DeadLetter>> {
     }
     letters.truncate(limit);
     Ok(letters)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::{only_destination, proto};
+
+    fn letter(sequence: u64, destination: &str) -> proto::DeadLetter {
+        proto::DeadLetter {
+            sequence,
+            destination: destination.to_owned(),
+            ..proto::DeadLetter::default()
+        }
+    }
+
+    #[test]
+    fn the_only_dead_letter_of_a_sequence_is_meant_and_of_several_one_is_asked_for() {
+        let letters = [
+            letter(7, ""),
+            letter(8, "lab"),
+            letter(9, "billing"),
+            letter(9, "lab"),
+        ];
+        assert_eq!(only_destination(&letters, 7).unwrap(), "");
+        assert_eq!(only_destination(&letters, 8).unwrap(), "lab");
+        assert_eq!(only_destination(&letters, 10).unwrap(), "");
+        let several = only_destination(&letters, 9).unwrap_err().to_string();
+        assert!(
+            several.contains("#9") && several.contains("billing, lab"),
+            "{several}"
+        );
+    }
 }
