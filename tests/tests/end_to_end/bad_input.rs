@@ -9,6 +9,7 @@ use ordo_client::proto::work_service_client::WorkServiceClient;
 use ordo_client::proto::{
     self, Reason, answer::Answer as Kind, ingest_result, subscription_state, work_report,
 };
+use ordo_client::{Message, SendError};
 use ordo_tests::load::{message, staged};
 use ordo_tests::{Nodes, PATIENCE};
 use ordo_wire::status::Failure;
@@ -190,6 +191,49 @@ async fn what_is_wrong_with_a_message_is_said_of_it_alone() {
             "{part}: {text}"
         );
     }
+    very_many_headers_cost_their_message_only(&nodes).await;
+}
+
+/// A node ends the stream of a frame that is too heavy, and what ends a stream so fails everything on it.
+async fn very_many_headers_cost_their_message_only(nodes: &Nodes) {
+    let producer = nodes.cluster().unwrap().producer().start().unwrap();
+    let with_headers = |count: usize| {
+        let header = proto::Header {
+            name: "n".to_owned(),
+            value: "v".to_owned(),
+        };
+        Message {
+            headers: vec![header; count],
+            ..Message::new("many headers")
+        }
+    };
+    let unsent = producer.send("lab", with_headers(400_000)).await;
+    assert!(
+        matches!(&unsent, Err(SendError::Invalid { field: "headers", text }) if text.contains("400000")),
+        "{unsent:?}"
+    );
+    let mut answers = Vec::new();
+    for count in [0, 40_000, 40_000, 0, 40_000, 64] {
+        let queued = producer.enqueue("lab", with_headers(count)).await;
+        answers.push((count, queued.unwrap()));
+    }
+    for (count, answer) in answers {
+        let result = tokio::time::timeout(PATIENCE, answer)
+            .await
+            .expect("an answer");
+        match result {
+            Ok(_) => assert!(count <= 64, "{count} headers were accepted"),
+            Err(SendError::Refused(refusal)) => {
+                assert_eq!(
+                    (count, refusal.reason),
+                    (40_000, Reason::TooLarge),
+                    "{refusal}"
+                );
+            }
+            Err(error) => panic!("{count} headers: {error}"),
+        }
+    }
+    producer.close().await;
 }
 
 struct WorkStream {

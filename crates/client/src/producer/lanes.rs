@@ -24,6 +24,8 @@ use crate::error::{Refusal, SendError};
 const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Messages in a frame.
 const FRAME_MESSAGES_MAX: usize = 4096;
+/// A frame's headers: a node weighs frames before it reads them, and ends a stream for one that is too heavy.
+pub(super) const FRAME_HEADERS_MAX: usize = 50_000;
 /// How many a lane may have unanswered as long as its interface's `dedup_messages` is not known: no interface can
 /// know fewer.
 const IN_FLIGHT_UNKNOWN: usize = 1;
@@ -201,6 +203,7 @@ impl Lanes {
         let mut frame = IngestRequest::default();
         let mut bytes = 0;
         let mut messages = 0;
+        let mut headers = 0;
         while bytes < FRAME_BYTES_MAX && messages < FRAME_MESSAGES_MAX {
             let Some(index) = self.ready.pop_front() else {
                 break;
@@ -214,8 +217,12 @@ impl Lanes {
                 after_refusal: lane.latest_refusal,
             };
             while lane.may_send() && messages < FRAME_MESSAGES_MAX {
-                let next = lane.waiting.front().map_or(0, |entry| entry.cost as usize);
-                if messages > 0 && bytes + next > FRAME_BYTES_MAX {
+                let (next, next_headers) = lane.waiting.front().map_or((0, 0), |entry| {
+                    (entry.cost as usize, entry.message.headers.len())
+                });
+                let full =
+                    bytes + next > FRAME_BYTES_MAX || headers + next_headers > FRAME_HEADERS_MAX;
+                if messages > 0 && full {
                     break;
                 }
                 let Some(mut entry) = lane.waiting.pop_front() else {
@@ -224,6 +231,7 @@ impl Lanes {
                 entry.sent = true;
                 bytes += next;
                 messages += 1;
+                headers += next_headers;
                 lane.in_flight += 1;
                 batch.messages.push(entry.message.clone());
                 self.in_flight.push_back((index, entry));

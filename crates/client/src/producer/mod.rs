@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 use crate::bytes_of;
 use crate::cluster::Cluster;
 use crate::error::{ConfigError, Refusal, SendError};
-use lanes::Entry;
+use lanes::{Entry, FRAME_HEADERS_MAX};
 
 /// What an unanswered message costs beside its payload and headers, in bytes.
 const ENTRY_BYTES: usize = 256;
@@ -343,6 +343,14 @@ impl Producer {
         }
         if message.producer_sequence == Some(0) {
             return invalid("producer_sequence", "numbers begin at 1");
+        }
+        let count = message.headers.len();
+        if count > FRAME_HEADERS_MAX {
+            let text = format!("there are {count}, past the {FRAME_HEADERS_MAX} of a frame");
+            return Err(SendError::Invalid {
+                field: "headers",
+                text,
+            });
         }
         let headers: usize = message
             .headers

@@ -111,6 +111,22 @@ fn a_frame_is_bounded_in_bytes_and_one_larger_message_goes_alone() {
 }
 
 #[test]
+fn a_frame_is_bounded_in_headers_since_a_node_weighs_it() {
+    let mut lanes = lanes(&["a"]);
+    let mut answers = Vec::new();
+    for id in 1..=3 {
+        let (mut entry, answer) = entry(id, 10);
+        entry.message.headers = vec![ordo_wire::v1::Header::default(); FRAME_HEADERS_MAX / 2];
+        lanes.push(0, entry);
+        answers.push(answer);
+    }
+    let frame = lanes.next_frame().unwrap();
+    assert_eq!(frame.batches[0].messages.len(), 2);
+    let frame = lanes.next_frame().unwrap();
+    assert_eq!(frame.batches[0].messages.len(), 1);
+}
+
+#[test]
 fn one_message_is_unanswered_until_the_limit_is_known_and_half_of_it_then() {
     let mut lanes = Lanes::new(String::new(), OnRefusal::Retry);
     lanes.add_lane("a".into());
