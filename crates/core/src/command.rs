@@ -3,7 +3,7 @@
 use crate::config::InterfaceConfig;
 use crate::ids::{
     ClusterTime, ConsumerId, DeadLetterKey, DestinationNumber, Digest, Epoch, Incarnation,
-    InterfaceId, MessageId, Sequence, StageNumber, Turn, WallTime,
+    InterfaceId, MessageId, ProducerSession, Sequence, StageNumber, Turn, WallTime,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,9 @@ pub struct Ingest {
     pub headers: Vec<Header>,
     /// The producer's name and its own number for the message, when it numbers them.
     pub numbered: Option<(String, u64)>,
+    /// The producer's session, and through which sequence it has heard the answers to its messages of this interface,
+    /// when it says so.
+    pub session: Option<(ProducerSession, Sequence)>,
 }
 
 impl fmt::Debug for Ingest {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::num::NonZeroU64;
 use uuid::Uuid;
 
 macro_rules! uuid_id {
@@ -110,6 +111,10 @@ impl ClusterTime {
         Self(self.0.saturating_add(ms))
     }
 }
+
+/// A producer's session: drawn once by whoever sends messages and remembers which of them were not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ProducerSession(pub NonZeroU64);
 
 /// A 128-bit hash of a message's ingested bytes: tells a repeat from a conflict.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

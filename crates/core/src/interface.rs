@@ -2,10 +2,13 @@
 
 use crate::command::Header;
 use crate::config::InterfaceConfig;
+use crate::hours::Hours;
 use crate::ids::{
     ClusterTime, ConsumerId, DeadLetterKey, DestinationNumber, DestinationSet, Digest, Epoch,
-    Incarnation, InterfaceId, MessageId, Sequence, StageNumber, Turn, WallTime,
+    Incarnation, InterfaceId, MessageId, ProducerSession, Sequence, StageNumber, Turn, WallTime,
 };
+use crate::remembered::Remembered;
+use crate::session::Session;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
@@ -47,10 +50,15 @@ pub struct Interface {
     pub producers: BTreeMap<String, Producer>,
     /// Slots of `finished_through + 1 ..= last_sequence`.
     pub(crate) slots: VecDeque<Slot>,
-    /// The last ones of `..= finished_through`, oldest first.
-    pub(crate) finished: VecDeque<Finished>,
-    /// Every id that ingest must recognise.
+    /// The last ones of `..= finished_through`.
+    pub(crate) remembered: Remembered,
+    /// The ids that ingest must recognise beside those: of unfinished messages, dead letters, and finished messages
+    /// whose answers were not heard.
     pub(crate) known: BTreeMap<MessageId, Sequence>,
+    /// Producers' sessions, the one heard of last at the end.
+    pub(crate) sessions: Vec<Session>,
+    /// When those that have a record finished.
+    pub(crate) hours: Hours,
     /// How many dead letters, and unfinished redrives at the tail, need the body stored under a sequence.
     pub(crate) bodies: BTreeMap<Sequence, u32>,
     /// Redrives at the tail so far.
@@ -65,6 +73,7 @@ pub(crate) struct Dirty {
     /// The interface stands in the state's list.
     pub(crate) listed: bool,
     pub(crate) config: bool,
+    pub(crate) hours: bool,
     pub(crate) destinations: DestinationBits,
     pub(crate) slots: Vec<Sequence>,
 }
@@ -112,6 +121,8 @@ pub struct Slot {
     pub destinations: DestinationSet,
     /// The destinations that refused it.
     pub rejected: DestinationSet,
+    /// The session of the producer that sent it, when it named one.
+    pub session: Option<ProducerSession>,
     /// Stands in the interface's list of changed slots.
     #[serde(skip)]
     pub(crate) dirty: bool,
@@ -151,17 +162,6 @@ impl Status {
     pub const fn is_final(self) -> bool {
         !matches!(self, Self::Pending)
     }
-}
-
-/// What is kept in memory of a finished message, for deduplication.
-#[derive(Clone, Copy, Debug)]
-pub struct Finished {
-    /// Its id.
-    pub message_id: MessageId,
-    /// Its hash.
-    pub digest: Digest,
-    /// When it was finished.
-    pub at: ClusterTime,
 }
 
 /// A receiver's state.
@@ -275,23 +275,18 @@ impl Interface {
             .map(move |(i, slot)| (Sequence(from + i as u64), slot))
     }
 
-    /// A message that is done for every destination and still known.
-    #[must_use]
-    pub fn finished(&self, sequence: Sequence) -> Option<&Finished> {
-        let at = sequence.0.checked_sub(self.known_from().0)?;
-        self.finished.get(usize::try_from(at).ok()?)
-    }
-
-    /// The first finished sequence still known.
+    /// The first of the finished sequences that are known because they are the last ones.
     #[must_use]
     pub fn known_from(&self) -> Sequence {
-        Sequence(self.finished_through().0 + 1 - self.finished.len() as u64)
+        Sequence(self.finished_through().0 + 1 - self.remembered.len() as u64)
     }
 
-    /// The sequence a known message has: undelivered ones, unresolved dead letters, and those finished last.
+    /// The sequence a known message has: undelivered ones, unresolved dead letters, those finished last, and those
+    /// whose answers were not heard.
     #[must_use]
     pub fn sequence_of(&self, message_id: MessageId) -> Option<Sequence> {
-        self.known.get(&message_id).copied()
+        let known = self.known.get(&message_id).copied();
+        known.max(self.remembered.sequence_of(message_id))
     }
 
     /// The hash of a known message.
@@ -299,8 +294,11 @@ impl Interface {
         if let Some(slot) = self.slot(sequence) {
             return Some(slot.digest);
         }
-        if let Some(finished) = self.finished(sequence) {
+        if let Some(finished) = self.remembered.get(sequence) {
             return Some(finished.digest);
+        }
+        if let Some(unheard) = self.unheard(sequence) {
+            return Some(unheard.digest);
         }
         self.dead_letters_of(sequence)
             .next()

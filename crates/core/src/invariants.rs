@@ -116,6 +116,14 @@ pub const ALL: &[Invariant] = &[
         },
     },
     Invariant {
+        name: "records_have_their_hours",
+        sentence: "the hours in which messages finished are those of exactly the messages that have a record",
+        holds: |i| {
+            let first = i.forgotten_through.next();
+            i.hours.from() == (first <= i.finished_through()).then_some(first)
+        },
+    },
+    Invariant {
         name: "redriven_once",
         sentence: "a dead letter being redriven names an unfinished message that names it",
         holds: |i| {

@@ -8,6 +8,7 @@ mod apply;
 mod command;
 mod config;
 mod effect;
+mod hours;
 mod ids;
 mod interface;
 pub mod invariants;
@@ -15,8 +16,10 @@ pub mod limits;
 mod load;
 mod mutation;
 mod release;
+mod remembered;
 mod reply;
 mod rules;
+mod session;
 mod state;
 
 pub use command::{
@@ -28,17 +31,20 @@ pub use config::{
     ConfigError, DestinationConfig, InterfaceConfig, StageConfig, validate_interface_name,
 };
 pub use effect::Effect;
+pub use hours::FinishedHour;
 pub use ids::{
     ClusterTime, ConsumerId, DeadLetterKey, DestinationNumber, DestinationSet, Digest, Epoch,
-    Incarnation, InterfaceId, MessageId, Sequence, StageNumber, Turn, WallTime,
+    Incarnation, InterfaceId, MessageId, ProducerSession, Sequence, StageNumber, Turn, WallTime,
 };
 pub use interface::{
-    DeadLetter, Destination, FailCause, Finished, Holder, Interface, Producer, Slot, Status,
+    DeadLetter, Destination, FailCause, Holder, Interface, Producer, Slot, Status,
 };
 pub use load::LoadError;
 pub use mutation::{
-    ClockRow, ConfigRow, EventKind, EventRow, Key, LaneRow, Mutation, Record, Row, merge_headers,
+    ClockRow, ConfigRow, EventKind, EventRow, Key, LaneRow, Mutation, Record, Row, SessionRow,
+    merge_headers,
 };
 pub use reply::{Refusal, Reply};
 pub use rules::{Rules, Sound};
+pub use session::Unheard;
 pub use state::State;

@@ -30,8 +30,24 @@ pub const BACKLOG_DEFAULT: u64 = 10_000_000;
 pub const DEDUP_MESSAGES_DEFAULT: u32 = 1_000;
 /// Finished messages an interface may have known.
 pub const DEDUP_MESSAGES_MAX: u32 = 1_000_000;
-/// For how long finished messages are known, in milliseconds of cluster time.
-pub const DEDUP_MS: u64 = 24 * 60 * 60 * 1_000;
+/// Finished messages known for deduplication, of all interfaces together: where more are configured, each interface
+/// has an equal part of it at most. At some 40 bytes each they leave room in the memory of a node at its defaults.
+pub const DEDUP_MESSAGES_TOTAL_MAX: u64 = 32_000_000;
+/// Finished messages in a row that are remembered of one interface, those that the system made itself included.
+pub const REMEMBERED_MAX: usize = (1 << 20) - 1;
+/// For how many hours of cluster time finished messages are known, and then to the end of the hour.
+pub const DEDUP_HOURS: u64 = 24;
+/// For how many hours of cluster time the records of finished messages are kept, and then to the end of the hour.
+pub const RECORD_HOURS: u64 = 7 * 24;
+/// Producers' sessions that an interface tells apart; the one heard of least lately goes first.
+pub const SESSIONS_MAX: usize = 16;
+/// Finished messages remembered because their producers' sessions have not heard the answers, beyond the last
+/// `dedup_messages`, of all interfaces together.
+pub const UNHEARD_TOTAL_MAX: u64 = 2_000_000;
+/// Finished messages that are forgotten at most when one more finishes.
+pub const FORGOTTEN_A_MESSAGE: usize = 64;
+/// Finished messages that one command forgets at most.
+pub const FORGOTTEN_AT_ONCE: usize = 10_000;
 /// Failed tries of a stage or a delivery, where the configuration says nothing.
 pub const ATTEMPTS_DEFAULT: u32 = 3;
 /// Failed tries a configuration may allow.
@@ -69,3 +85,12 @@ const _: () = assert!(
     BACKOFF_MS_DEFAULT <= BACKOFF_MS_MAX_DEFAULT && BACKOFF_MS_MAX_DEFAULT <= BACKOFF_MS_MAX
 );
 const _: () = assert!(PAYLOAD_BYTES_DEFAULT <= PAYLOAD_BYTES_MAX && WINDOW_DEFAULT <= WINDOW_MAX);
+const _: () = assert!(
+    DEDUP_MESSAGES_MAX as usize <= REMEMBERED_MAX,
+    "what an interface may have known has room"
+);
+const _: () = assert!(
+    25_000 * DEDUP_MESSAGES_DEFAULT as u64 <= DEDUP_MESSAGES_TOTAL_MAX,
+    "25,000 interfaces have what they are promised"
+);
+const _: () = assert!(DEDUP_HOURS <= RECORD_HOURS, "what is known has a record");

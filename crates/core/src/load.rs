@@ -1,10 +1,12 @@
 //! The state, rebuilt from its stored rows.
 
+use crate::hours::Hours;
 use crate::ids::{InterfaceId, Sequence};
-use crate::interface::{Finished, Interface};
-use crate::mutation::{ConfigRow, Key, Record, Row};
+use crate::interface::Interface;
+use crate::mutation::{ConfigRow, Key, Record, Row, SessionRow};
+use crate::session::{Session, Unheard};
 use crate::state::State;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// The stored rows are not a state.
@@ -24,7 +26,13 @@ pub(crate) fn load(rows: impl Iterator<Item = (Key, Row)>) -> Result<State, Load
     for (key, row) in rows {
         loader.row(key, row)?;
     }
-    for interface in loader.state.interfaces.values() {
+    let now = loader.state.clock.cluster_time;
+    for interface in loader.state.interfaces.values_mut() {
+        let first = interface.forgotten_through.next();
+        if interface.hours.from().is_none() && first <= interface.finished_through() {
+            // Rows of a version that did not note the hours: as if all had finished now.
+            interface.hours.finished(first, now);
+        }
         check(interface, loader.known_from.get(&interface.id).copied())?;
     }
     Ok(loader.state)
@@ -44,7 +52,10 @@ impl Loader {
                 interface.filtered = row.filtered;
                 interface.forgotten_through = row.forgotten_through;
                 interface.redrives = row.redrives;
+                interface.sessions = sessions(&row.sessions);
             }
+            (Key::Hours(id), Row::Hours(row)) => self.get(id)?.hours = Hours::new(row),
+            (Key::Unheard(id, sequence), Row::Unheard(row)) => self.unheard(id, sequence, row)?,
             (Key::Destination(id, number), Row::Destination(row)) => {
                 let interface = self.get(id)?;
                 let there = interface.destinations.get_mut(usize::from(number.0));
@@ -104,6 +115,7 @@ impl Loader {
                 interface.name
             )));
         }
+        self.state.totals.dedup_messages += u64::from(interface.config.dedup_messages);
         self.state.interfaces.insert(id, interface);
         Ok(())
     }
@@ -121,15 +133,43 @@ impl Loader {
             .is_some_and(|from| sequence >= *from);
         let interface = self.get(id)?;
         if known {
-            interface.known.insert(row.message_id, sequence);
-            interface.finished.push_back(Finished {
-                message_id: row.message_id,
-                digest: row.digest,
-                at: row.finished,
-            });
+            let from = (row.session, row.derived);
+            let finished = interface.finished_as(sequence, row.message_id, row.digest, from);
+            let expected = interface.config.dedup_messages as usize;
+            interface.remembered.push(sequence, finished, expected);
         }
         Ok(())
     }
+
+    fn unheard(
+        &mut self,
+        id: InterfaceId,
+        sequence: Sequence,
+        row: Unheard,
+    ) -> Result<(), LoadError> {
+        self.state.totals.unheard += 1;
+        let interface = self.get(id)?;
+        let mut sessions = interface.sessions.iter_mut();
+        let session = sessions.find(|there| there.id == row.session);
+        let lacks = || LoadError(format!("interface {id} lacks the session of {sequence}"));
+        session
+            .ok_or_else(lacks)?
+            .unheard
+            .push_back((sequence, row));
+        interface.known.insert(row.message_id, sequence);
+        Ok(())
+    }
+}
+
+fn sessions(rows: &[SessionRow]) -> Vec<Session> {
+    let session = |(number, row): (u8, &SessionRow)| Session {
+        id: row.session,
+        number,
+        since: row.since,
+        heard: row.heard,
+        unheard: VecDeque::new(),
+    };
+    (1..).zip(rows).map(session).collect()
 }
 
 fn check(interface: &Interface, known_from: Option<Sequence>) -> Result<(), LoadError> {
@@ -142,7 +182,7 @@ fn check(interface: &Interface, known_from: Option<Sequence>) -> Result<(), Load
             "{name} has {slots} slots for the sequences after {through} through {last}"
         )));
     }
-    match known_from.0 + interface.finished.len() as u64 == through.0 + 1 {
+    match known_from.0 + interface.remembered.len() as u64 == through.0 + 1 {
         true => Ok(()),
         false => Err(LoadError(format!(
             "{name} lacks records from {known_from} to {through}"

@@ -2,11 +2,13 @@
 
 use crate::command::{Header, RunPosition};
 use crate::config::InterfaceConfig;
+use crate::hours::FinishedHour;
 use crate::ids::{
     ClusterTime, DeadLetterKey, DestinationNumber, DestinationSet, Digest, Incarnation,
-    InterfaceId, MessageId, Sequence, WallTime,
+    InterfaceId, MessageId, ProducerSession, Sequence, WallTime,
 };
 use crate::interface::{DeadLetter, Destination, Producer, Slot, Status};
+use crate::session::Unheard;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -18,10 +20,12 @@ pub enum Key {
     Clock,
     Config(InterfaceId),
     Lane(InterfaceId),
+    Hours(InterfaceId),
     Destination(InterfaceId, DestinationNumber),
     Producer(InterfaceId, String),
     DeadLetter(InterfaceId, DeadLetterKey),
     Slot(InterfaceId, Sequence),
+    Unheard(InterfaceId, Sequence),
     Payload(InterfaceId, Sequence),
     /// 0 for those it was ingested with, stage number + 1 for those set by a stage: a later one's win.
     Headers(InterfaceId, Sequence, u8),
@@ -39,6 +43,8 @@ pub enum Row {
     Config(ConfigRow),
     /// An interface's counters.
     Lane(LaneRow),
+    /// When its messages finished.
+    Hours(Vec<FinishedHour>),
     /// A destination's grant and checkpoint.
     Destination(Destination),
     /// A numbered producer's last number.
@@ -47,6 +53,8 @@ pub enum Row {
     DeadLetter(DeadLetter),
     /// A message not yet done for every destination.
     Slot(Slot),
+    /// What is remembered of a finished message whose producer may not have heard the answer.
+    Unheard(Unheard),
     /// A message's payload, as it is.
     Payload(Bytes),
     /// Headers of a message, as ingested or as set by one stage (see [`merge_headers`]).
@@ -99,8 +107,8 @@ pub struct ConfigRow {
     pub config: InterfaceConfig,
 }
 
-/// An interface's counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// An interface's counters, and its producers' sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneRow {
     /// The last sequence assigned.
     pub last_sequence: Sequence,
@@ -110,12 +118,25 @@ pub struct LaneRow {
     pub failed: u64,
     /// Sequences released as FILTERED so far.
     pub filtered: u64,
-    /// The first finished sequence still known for deduplication.
+    /// The first of the finished sequences that are known because they are the last ones.
     pub known_from: Sequence,
     /// Records through this sequence are gone.
     pub forgotten_through: Sequence,
     /// Redrives at the tail so far: part of the new messages' ids.
     pub redrives: u64,
+    /// The producers' sessions, the one heard of last at the end.
+    pub sessions: Vec<SessionRow>,
+}
+
+/// A producer's session on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRow {
+    /// Its name.
+    pub session: ProducerSession,
+    /// The first of its messages since it was told apart from others.
+    pub since: Sequence,
+    /// It has heard the answers to all its messages through this one.
+    pub heard: Sequence,
 }
 
 /// A message done for every destination: what is left of it.
@@ -145,6 +166,10 @@ pub struct Record {
     pub redrive_of: Option<DeadLetterKey>,
     /// Its payload's length.
     pub payload_bytes: u32,
+    /// The session of the producer that sent it, when it named one.
+    pub session: Option<ProducerSession>,
+    /// The system made it.
+    pub derived: bool,
 }
 
 /// A message's headers: those of its [`Row::Headers`] rows, in key order, a later name's value replacing an

@@ -3,8 +3,7 @@
 use crate::apply::Lane;
 use crate::effect::Effect;
 use crate::ids::{DestinationNumber, Sequence};
-use crate::interface::{Finished, Interface, Slot, Status};
-use crate::limits::DEDUP_MS;
+use crate::interface::{Interface, Slot, Status};
 use crate::mutation::{Key, Record, Row};
 use crate::rules::Rules;
 use crate::state::destination_number;
@@ -103,17 +102,11 @@ impl<R: Rules> Lane<'_, R> {
                 .expect("what is beyond the slowest checkpoint has a slot");
             self.finish_one(sequence, slot);
         }
-        self.interface.prune_known::<R>(self.clock.cluster_time);
     }
 
     fn finish_one(&mut self, sequence: Sequence, slot: Slot) {
         let id = self.interface.id;
-        let at = self.clock.cluster_time;
-        self.interface.finished.push_back(Finished {
-            message_id: slot.message_id,
-            digest: slot.digest,
-            at,
-        });
+        self.remember(sequence, &slot);
         if let Some(redriven) = slot.redrive_of.as_deref() {
             // A redrive that failed has replaced its dead letter already, under this key or another.
             let resolved = self
@@ -140,9 +133,11 @@ impl<R: Rules> Lane<'_, R> {
             accepted_at: slot.accepted_at,
             stage_times: slot.stage_times,
             finished_at: self.clock.wall_time,
-            finished: at,
+            finished: self.clock.cluster_time,
             redrive_of: slot.redrive_of.map(|key| *key),
             payload_bytes: slot.payload_bytes,
+            session: slot.session,
+            derived: slot.body_of != sequence,
         };
         self.put(Key::Record(id, sequence), Row::Record(record));
     }
@@ -157,21 +152,5 @@ impl Interface {
             .map(|destination| destination.checkpoint)
             .min()
             .unwrap_or(self.watermark)
-    }
-
-    /// Keeps the last `dedup_messages` finished messages of the last 24 h, and the ids of dead letters.
-    pub(crate) fn prune_known<R: Rules>(&mut self, now: crate::ClusterTime) {
-        while let Some(oldest) = self.finished.front() {
-            let young = now <= oldest.at.after_ms(DEDUP_MS);
-            let kept_max = self.config.dedup_messages as usize;
-            if R::remembers(self.finished.len(), kept_max, young) {
-                break;
-            }
-            let (message_id, sequence) = (oldest.message_id, self.known_from());
-            self.finished.pop_front();
-            if self.dead_letters_of(sequence).next().is_none() {
-                self.forget_id(message_id, sequence);
-            }
-        }
     }
 }

@@ -47,11 +47,18 @@ pub trait Rules: Send + Sync + 'static {
         given == latest
     }
 
-    /// Whether a finished message's id is remembered still: `finished` are, of which `kept_max` may be, and this one
-    /// is `young` (guarantee 4).
+    /// Whether the oldest finished message is remembered still: so many `finished` ones are, of which `kept_max` may
+    /// be, and this one is `young` (guarantee 4).
     #[must_use]
     fn remembers(finished: usize, kept_max: usize, young: bool) -> bool {
         young && finished <= kept_max
+    }
+
+    /// Whether a producer that has heard the answers through `heard` may not have heard the one to a finished message
+    /// of its own yet, and may send it again (guarantee 4).
+    #[must_use]
+    fn is_unheard(heard: Sequence, finished: Sequence) -> bool {
+        finished > heard
     }
 
     /// Whether a message waits in the stage that a report is about (guarantee 11).

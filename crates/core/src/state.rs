@@ -1,14 +1,18 @@
 //! The whole state.
 
-use crate::apply::Context;
+use crate::apply::{Context, Totals};
 use crate::command::{Entry, RunPosition};
 use crate::effect::Effect;
+use crate::hours::Hours;
 use crate::ids::{ClusterTime, DestinationNumber, InterfaceId, Sequence, WallTime};
 use crate::interface::{Dirty, Interface};
+use crate::limits::RECORD_HOURS;
 use crate::load::LoadError;
 use crate::mutation::{ClockRow, ConfigRow, Key, LaneRow, Mutation, Row};
+use crate::remembered::Remembered;
 use crate::reply::Reply;
 use crate::rules::{Rules, Sound};
+use crate::session::Session;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -18,6 +22,7 @@ pub struct State {
     pub(crate) clock: ClockRow,
     pub(crate) interfaces: BTreeMap<InterfaceId, Interface>,
     pub(crate) names: BTreeMap<Arc<str>, InterfaceId>,
+    pub(crate) totals: Totals,
     pub(crate) mutations: Vec<Mutation>,
     /// Interfaces whose counters, slots or destinations changed since the mutations were taken.
     pub(crate) dirty: Vec<InterfaceId>,
@@ -116,6 +121,17 @@ impl State {
         names.filter_map(|(_, id)| self.interfaces.get(id))
     }
 
+    /// What a [`ForgetFinished`](crate::ForgetFinished) of an interface would name at this time, when there is something
+    /// that it would forget: read from memory alone.
+    #[must_use]
+    pub fn forgettable(&self, interface: &Interface, now: ClusterTime) -> Option<Sequence> {
+        let last = interface.finished_through();
+        let through = interface.hours.over_through(RECORD_HOURS, now, last);
+        let share = self.totals.share(self.interfaces.len());
+        let forgets = through > interface.forgotten_through || interface.knows_too_much(share, now);
+        forgets.then_some(through)
+    }
+
     /// Every effect that a new leader has to act on.
     #[must_use]
     pub fn resume(&self) -> Vec<Effect> {
@@ -184,8 +200,10 @@ impl Interface {
             dead_letter_bytes: 0,
             producers: BTreeMap::new(),
             slots: VecDeque::new(),
-            finished: VecDeque::new(),
+            remembered: Remembered::default(),
             known: BTreeMap::new(),
+            sessions: Vec::new(),
+            hours: Hours::default(),
             bodies: BTreeMap::new(),
             redrives: 0,
             dirty: Dirty::default(),
@@ -201,6 +219,7 @@ impl Interface {
             known_from: self.known_from(),
             forgotten_through: self.forgotten_through,
             redrives: self.redrives,
+            sessions: self.sessions.iter().map(Session::row).collect(),
         }
     }
 
@@ -219,6 +238,10 @@ impl Interface {
             Key::Lane(self.id),
             Row::Lane(self.lane_row()),
         ));
+        if dirty.hours {
+            let row = Row::Hours(self.hours.to_vec());
+            mutations.push(Mutation::Put(Key::Hours(self.id), row));
+        }
         for (number, destination) in self.destinations.iter().enumerate() {
             if dirty.destinations & (1 << number) != 0 {
                 let key = Key::Destination(self.id, destination_number(number));
@@ -247,10 +270,12 @@ impl Key {
             Self::Clock => None,
             Self::Config(id)
             | Self::Lane(id)
+            | Self::Hours(id)
             | Self::Destination(id, _)
             | Self::Producer(id, _)
             | Self::DeadLetter(id, _)
             | Self::Slot(id, _)
+            | Self::Unheard(id, _)
             | Self::Payload(id, _)
             | Self::Headers(id, _, _)
             | Self::Record(id, _)

@@ -17,6 +17,7 @@ fn numbered(producer: usize, number: u64) -> Command {
         payload: name.clone().into(),
         headers: Vec::new(),
         numbered: Some((format!("producer {producer}"), number)),
+        session: None,
     })
 }
 

@@ -65,8 +65,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Change::Same),
     ];
     prop_oneof![
-        24 => (0u8..20, prop::bool::weighted(0.1), any::<bool>(), numbered).prop_map(
-            |(id, other_payload, headers, numbered)| Op::Ingest { id, other_payload, headers, numbered }
+        24 => (0u8..20, prop::bool::weighted(0.1), any::<bool>(), numbered, session()).prop_map(
+            |(id, other_payload, headers, numbered, session)| {
+                Op::Ingest { id, other_payload, headers, numbered, session }
+            }
         ),
         1 => (0u8..12, any::<bool>(), off())
             .prop_map(|(id, producer, off)| Op::Refuse { id, producer, off }),
@@ -84,6 +86,12 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (prop::bool::weighted(0.1), change).prop_map(|(old, change)| Op::Update { old, change }),
         1 => (0u8..3).prop_map(|name| Op::Create { name }),
     ]
+}
+
+/// A few sessions that are heard of often, and more than are told apart; most are some answers behind.
+fn session() -> impl Strategy<Value = Option<(u8, u8)>> {
+    let session = prop_oneof![4 => 0u8..2, 1 => 0u8..40];
+    prop::option::weighted(0.7, (session, prop_oneof![1 => 0u8..4, 2 => Just(200u8)]))
 }
 
 /// How many stages and destinations.

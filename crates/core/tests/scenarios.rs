@@ -111,16 +111,114 @@ fn ids_are_known_while_they_are_among_the_last_finished() {
 }
 
 #[test]
-fn ids_are_known_for_a_day_of_cluster_time() {
+fn ids_are_known_for_a_day_of_cluster_time_and_to_the_end_of_the_hour() {
     run("
         interface lab                   -> version 1
         grant default                   -> epoch 1 after 0
         ingest a                        -> 1
         ack default 1                   -> checkpoint 1
-        time +86400000
+        time +89999999
+        forget 0                        -> done
         ingest a                        -> 1 again
         time +1
+        forget 0                        -> done
         ingest a                        -> 2
+    ");
+}
+
+/// Two gateways on one interface: what one of them has not heard the answer to is known, however much the other has
+/// finished meanwhile.
+#[test]
+fn a_producer_may_replay_what_it_has_not_heard_of_whatever_others_send() {
+    run("
+        interface lab dedup=4           -> version 1
+        grant default                   -> epoch 1 after 0
+        ingest x session=1:0            -> 1
+        ingest a session=1:1            -> 2
+        ingest b session=1:1            -> 3
+        ack default 3                   -> checkpoint 3
+        # The first one hangs with two answers unheard; the other goes on.
+        ingest 1 session=2:0            -> 4
+        ingest 2 session=2:4            -> 5
+        ingest 3 session=2:5            -> 6
+        ingest 4 session=2:6            -> 7
+        ingest 5 session=2:7            -> 8
+        ack default 8                   -> checkpoint 8
+        known x                         -> no
+        known 1                         -> no
+        ingest a session=1:1            -> 2 again
+        ingest a payload=other session=1:1  -> refused: the message_id is known, as sequence 2, with another payload
+        ingest b session=1:1            -> 3 again
+        # With the next new message it says that it has heard.
+        ingest c session=1:3            -> 9
+        known a                         -> no
+        known b                         -> no
+        # A day later, what nobody heard goes, too.
+        ack default 9                   -> checkpoint 9
+        ingest 6 session=2:8            -> 10
+        ingest 7 session=2:8            -> 11
+        ingest 8 session=2:8            -> 12
+        ingest 9 session=2:8            -> 13
+        ack default 13                  -> checkpoint 13
+        known c                         -> 9
+        time +90000000
+        forget 0                        -> done
+        known c                         -> no
+        known 9                         -> no
+    ");
+}
+
+#[test]
+fn a_session_keeps_half_of_what_an_interface_remembers_and_the_last_ones_are_told_apart() {
+    let mut text = "
+        interface lab dedup=4           -> version 1
+        grant default                   -> epoch 1 after 0
+        ingest a session=1:0            -> 1
+        ingest b session=1:0            -> 2
+        ingest c session=1:0            -> 3
+        ack default 3                   -> checkpoint 3
+    "
+    .to_owned();
+    for session in 2..=16 {
+        let sequence = session + 2;
+        text += &format!("ingest m{session} session={session}:0 -> {sequence}\n");
+        text += &format!("ack default {sequence} -> checkpoint {sequence}\n");
+    }
+    text += "
+        # More than a client keeps unanswered: the oldest is forgotten.
+        known a                         -> no
+        known b                         -> 2
+        known c                         -> 3
+        known m2                        -> 4
+        # A seventeenth session takes the place of the one that was silent for longest.
+        ingest m17 session=17:0         -> 19
+        known b                         -> no
+        known c                         -> no
+        known m2                        -> 4
+    ";
+    run(&text);
+}
+
+#[test]
+fn what_the_system_makes_itself_takes_nobodys_place() {
+    run("
+        interface lab stages=check dedup=2  -> version 1
+        grant default                   -> epoch 1 after 0
+        ingest a                        -> 1
+        ingest b                        -> 2
+        ingest c                        -> 3
+        reject 1 check                  -> done
+        reject 2 check                  -> done
+        complete 3 check                -> done
+        ack default 3                   -> checkpoint 3
+        redrive 1                       -> as 4
+        redrive 2                       -> as 5
+        complete 4 check                -> done
+        complete 5 check                -> done
+        ack default 5                   -> checkpoint 5
+        known a                         -> no
+        known b                         -> 2
+        known c                         -> 3
     ");
 }
 

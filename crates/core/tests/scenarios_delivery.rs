@@ -510,8 +510,11 @@ fn what_is_forgotten_is_neither_known_nor_a_dead_letters() {
         ack default 6                   -> checkpoint 6
         letters                         ->
         stored 2                        ->
-        # A day later nobody knows them.
-        time +86400001
+        # A day after that hour nobody knows them.
+        time +89999999
+        forget 9                        -> done
+        stored 4                        -> record Filtered
+        time +1
         forget 9                        -> done
         stored 4                        ->
         stored 6                        ->

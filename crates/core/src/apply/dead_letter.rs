@@ -133,6 +133,7 @@ impl<R: Rules> Lane<'_, R> {
             losses: 0,
             destinations: letter.destinations,
             rejected: DestinationSet::NONE,
+            session: None,
             dirty: false,
         });
     }

@@ -1,4 +1,4 @@
-//! `ForgetFinished`: the end of a record's retention.
+//! `ForgetFinished`: the end of what is remembered of finished messages, and of their records.
 
 use super::Context;
 use crate::command::ForgetFinished;
@@ -8,12 +8,12 @@ use crate::reply::{Refusal, Reply};
 use crate::rules::Rules;
 
 impl<R: Rules> Context<'_, R> {
-    /// What deduplication still knows stays, and so does the history of every dead letter.
+    /// What deduplication still knows stays, and so does the history of every dead letter. Much is forgotten in several
+    /// commands: see [`State::forgettable`](crate::State::forgettable).
     pub(super) fn forget_finished(&mut self, command: &ForgetFinished) -> Result<Reply, Refusal> {
-        let lane = self.lane(command.interface)?;
+        let mut lane = self.lane(command.interface)?;
+        lane.forget_known();
         let interface = &mut *lane.interface;
-        // An interface at rest has nobody else to let go of what is known for too long.
-        interface.prune_known::<R>(lane.clock.cluster_time);
         let through = command.through.min(Sequence(interface.known_from().0 - 1));
         let mut from = interface.forgotten_through.next();
         if through < from {
@@ -34,6 +34,12 @@ impl<R: Rules> Context<'_, R> {
             .collect();
         kept.dedup();
         interface.forgotten_through = through;
+        if interface
+            .hours
+            .forget(through, interface.finished_through())
+        {
+            interface.dirty.hours = true;
+        }
         for kept in kept {
             if from < kept {
                 lane.mutations.push(Mutation::Forget {

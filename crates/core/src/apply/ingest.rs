@@ -24,7 +24,6 @@ impl<R: Rules> Context<'_, R> {
             return Err(Refusal::Superseded);
         }
         let mut lane = self.lane(command.interface)?;
-        lane.interface.prune_known::<R>(lane.clock.cluster_time);
         if let Some(sequence) = R::known(lane.interface.sequence_of(command.message_id)) {
             return lane.known(&command, sequence);
         }
@@ -159,6 +158,9 @@ impl<R: Rules> Lane<'_, R> {
         if let Some((producer, number)) = command.numbered {
             self.consume(producer, number, command.message_id, Some(sequence));
         }
+        if let Some((session, heard)) = command.session {
+            self.hear(session, heard, sequence);
+        }
         self.append(Slot {
             message_id: command.message_id,
             digest: command.digest,
@@ -182,6 +184,7 @@ impl<R: Rules> Lane<'_, R> {
             losses: 0,
             destinations: DestinationSet::ALL,
             rejected: DestinationSet::NONE,
+            session: command.session.map(|(session, _)| session),
             dirty: false,
         });
         Reply::Ingested {

@@ -30,6 +30,7 @@ impl<R: Rules> Context<'_, R> {
         };
         let mut interface = Interface::new(id, row);
         interface.touch_config();
+        self.state.totals.dedup_messages += u64::from(interface.config.dedup_messages);
         self.state.names.insert(Arc::clone(&interface.name), id);
         self.state.interfaces.insert(id, interface);
         self.lane(id)?.effect(Effect::Interface { interface: id });
@@ -52,6 +53,8 @@ impl<R: Rules> Context<'_, R> {
                 destination_number(gone),
             ));
         }
+        lane.totals.dedup_messages -= u64::from(lane.interface.config.dedup_messages);
+        lane.totals.dedup_messages += u64::from(command.config.dedup_messages);
         lane.interface.configure(command.config);
         for number in 0..lane.interface.destinations.len() {
             lane.destination_changed(destination_number(number));

@@ -6,7 +6,10 @@ mod forget;
 mod grant;
 mod ingest;
 mod interface;
+mod remember;
 mod report;
+
+pub(crate) use remember::Totals;
 
 use crate::command::Command;
 use crate::effect::Effect;
@@ -34,6 +37,9 @@ pub(crate) struct Context<'a, R> {
 pub(crate) struct Lane<'a, R> {
     pub(crate) interface: &'a mut Interface,
     pub(crate) clock: ClockRow,
+    totals: &'a mut Totals,
+    /// How many finished messages an interface may have known at most.
+    share: u64,
     mutations: &'a mut Vec<Mutation>,
     effects: &'a mut Vec<Effect>,
     index: u64,
@@ -78,6 +84,7 @@ impl<'a, R: Rules> Context<'a, R> {
     }
 
     fn lane(&mut self, id: InterfaceId) -> Result<Lane<'_, R>, Refusal> {
+        let share = self.state.totals.share(self.state.interfaces.len());
         let interface = self
             .state
             .interfaces
@@ -90,6 +97,8 @@ impl<'a, R: Rules> Context<'a, R> {
         Ok(Lane {
             interface,
             clock: self.state.clock,
+            totals: &mut self.state.totals,
+            share,
             mutations: &mut self.state.mutations,
             effects: self.effects,
             index: self.index,
@@ -241,7 +250,8 @@ impl<R: Rules> Lane<'_, R> {
         if !gone {
             return;
         }
-        if key.sequence < self.interface.known_from() {
+        let sequence = key.sequence;
+        if self.interface.slot(sequence).is_none() && self.interface.unheard(sequence).is_none() {
             self.interface.forget_id(letter.message_id, key.sequence);
         }
         if key.sequence <= self.interface.forgotten_through {

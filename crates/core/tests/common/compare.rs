@@ -47,7 +47,7 @@ pub fn state(state: &State, model: &Model) {
         slots(interface, lane);
         destinations(interface, lane);
         dead_letters(interface, lane);
-        known(interface, lane, model.time);
+        known(interface, lane);
         sights(interface, lane);
     }
 }
@@ -235,18 +235,17 @@ fn dead_letters(interface: &Interface, lane: &Lane) {
     );
 }
 
-/// Known ids are known. (An id whose 24 h are over is let go at the next ingest or finished message.)
-fn known(interface: &Interface, lane: &Lane, now: u64) {
+/// Known ids are known, and no others.
+fn known(interface: &Interface, lane: &Lane) {
+    assert_eq!(interface.known_from().0, lane.let_go + 1, "known from");
+    assert_eq!(
+        interface.unheard_messages(),
+        lane.unheard.len() as u64,
+        "unheard"
+    );
     for message in &lane.messages {
         let there = interface.sequence_of(message.id).map(|s| s.0);
-        match lane.known(message.id, now) {
-            Some(sequence) => assert_eq!(there, Some(sequence), "known id {}", message.id),
-            None => assert!(
-                there.is_none_or(|s| lane.message(s).is_some_and(|m| m.is_finished())),
-                "id {} is known without being recent",
-                message.id
-            ),
-        }
+        assert_eq!(there, lane.known(message.id), "known id {}", message.id);
     }
 }
 

@@ -7,9 +7,10 @@ use ordo_core::{
     Answer, AnswerKind, ClusterTime, Command, ConsumerId, CreateInterface, DeadLetterKey,
     DestinationConfig, DestinationNumber, DiscardDeadLetter, Entry, Epoch, ForgetFinished, Grant,
     GrantEnd, Header, Incarnation, Ingest, Interface, InterfaceConfig, InterfaceId, Loss,
-    MessageId, Outcome, RedriveDeadLetter, RefuseIngest, Report, RunPosition, Sequence,
-    StageConfig, StageNumber, Turn, UpdateInterface, WallTime,
+    MessageId, Outcome, ProducerSession, RedriveDeadLetter, RefuseIngest, Report, RunPosition,
+    Sequence, StageConfig, StageNumber, Turn, UpdateInterface, WallTime,
 };
+use std::num::NonZeroU64;
 
 /// What the next entry's position is.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,8 @@ pub enum Op {
         other_payload: bool,
         headers: bool,
         numbered: Option<(bool, i8)>,
+        /// Which session, and how far behind the last sequence it is with what it has heard.
+        session: Option<(u8, u8)>,
     },
     Refuse {
         id: u8,
@@ -141,7 +144,7 @@ fn config(stages: u8, destinations: u8) -> InterfaceConfig {
         destinations: destinations
             .map(|name| DestinationConfig::named(name))
             .collect(),
-        dedup_messages: 3,
+        dedup_messages: 4,
         dead_letters_max: 2,
         dead_letter_bytes_max: 24,
         ..InterfaceConfig::default()
@@ -281,6 +284,7 @@ impl Driver {
                 other_payload,
                 headers,
                 numbered,
+                session,
             } => {
                 // Lengths vary, for the cap in bytes.
                 let body = format!("{id}{}", "x".repeat(usize::from(*id % 5)));
@@ -300,6 +304,14 @@ impl Driver {
                     payload: payload.into(),
                     headers: headers.then(header).into_iter().collect(),
                     numbered: numbered.map(|(producer, off)| numbered_by(there, producer, off)),
+                    session: session.map(|(session, behind)| {
+                        let last = there.map_or(0, |i| i.last_sequence.0);
+                        let session = NonZeroU64::MIN.saturating_add(session.into());
+                        (
+                            ProducerSession(session),
+                            Sequence(last.saturating_sub(behind.into())),
+                        )
+                    }),
                 })
             }
             Op::Refuse { id, producer, off } => Command::RefuseIngest(RefuseIngest {

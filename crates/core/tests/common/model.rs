@@ -7,8 +7,9 @@
 //! - 3: an entry's ingests count only if its n follows the last one of its run; a higher (term, run) begins at
 //!   n = 1 and voids the lower ones. A producer's own numbers are dense: a gap is refused, a used one never answered
 //!   with success for another message, a refused one is used.
-//! - 4: known is what is not done for some destination, what has an open dead letter, and the last
-//!   `dedup_messages` done ones that were done within 24 h.
+//! - 4: known is what is not done for some destination, what has an open dead letter, the last `dedup_messages` done
+//!   ones that clients sent, and what of each session (of 16) it has not heard the answer to, half as many. Of the done
+//!   ones those go when they are told to whose hour ended 24 h ago.
 //! - 5: the watermark is the number of leading released messages, a checkpoint the number of leading ones done for
 //!   that destination. A message that is not for a destination is passed over as soon as it is at its head.
 //! - 6, 7: answers carry the epoch of the grant held, are refused beyond the watermark, and all but `ack` are of
@@ -47,6 +48,19 @@ pub struct Lane {
     pub producers: Vec<Producer>,
     /// Records at or below it may go.
     pub forgotten: u64,
+    /// Done messages at or below it are not known for being the last ones.
+    pub let_go: u64,
+    /// Producers' sessions, the one heard of last at the end.
+    pub sessions: Vec<Session>,
+    /// Done messages that are known because their sessions have not heard the answer.
+    pub unheard: Vec<u64>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub id: u64,
+    pub since: u64,
+    pub heard: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -108,6 +122,9 @@ pub struct Message {
     pub released: bool,
     pub finished_at: Option<u64>,
     pub redrive_of: Option<(u64, Option<u8>)>,
+    pub session: Option<u64>,
+    /// The system made it.
+    pub derived: bool,
     pub events: Vec<EventKind>,
 }
 
@@ -196,24 +213,94 @@ impl Lane {
         self.letters.iter().find(|letter| letter.key == key)
     }
 
-    /// Whether a finished message is known because it is a recent one.
-    pub fn is_recent(&self, sequence: u64, now: u64) -> bool {
-        let finished = self.finished();
-        let age = now
-            - self.messages[usize::try_from(sequence - 1).expect("small")]
-                .finished_at
-                .expect("it is finished");
-        sequence + u64::from(self.config.dedup_messages) > finished && age <= 24 * 3_600_000
+    /// Whether the hour in which a finished message finished ended 24 h ago.
+    fn is_old(&self, sequence: u64, now: u64) -> bool {
+        let finished = self.message(sequence).and_then(|m| m.finished_at);
+        let hour = finished.expect("it is finished") / 3_600_000;
+        (hour + 1 + 24) * 3_600_000 <= now
+    }
+
+    /// Only the last ones of those that clients sent are remembered in any case.
+    fn let_go(&mut self) {
+        let counts = |m: &&Message| m.finished_at.is_some() && !m.derived;
+        let last = |lane: &Self| {
+            let from = usize::try_from(lane.let_go).expect("small");
+            lane.messages[from..].iter().filter(counts).count()
+        };
+        while last(self) > self.config.dedup_messages as usize {
+            self.let_go += 1;
+            self.keep_unheard(self.let_go);
+        }
+    }
+
+    fn keep_unheard(&mut self, sequence: u64) {
+        let message = self.message(sequence).expect("in range");
+        let session = message.session;
+        let of = |there: &&Session| Some(there.id) == session && there.since <= sequence;
+        let unheard = self.sessions.iter().find(of).map(|s| s.heard < sequence);
+        if !unheard.unwrap_or(false) || message.derived {
+            return;
+        }
+        self.unheard.push(sequence);
+        let same = |s: &&u64| self.message(**s).expect("in range").session == session;
+        let of_session: Vec<u64> = self.unheard.iter().filter(same).copied().collect();
+        if of_session.len() > (self.config.dedup_messages as usize / 2).max(1) {
+            self.unheard.retain(|s| *s != of_session[0]);
+        }
+    }
+
+    /// A session sends `sequence` and has heard the answers through `heard`.
+    pub fn hear(&mut self, id: u64, heard: u64, sequence: u64) {
+        let at = self.sessions.iter().position(|s| s.id == id);
+        let mut session = match at {
+            Some(at) => self.sessions.remove(at),
+            None => Session {
+                id,
+                since: sequence,
+                heard: 0,
+            },
+        };
+        session.heard = session.heard.max(heard);
+        let mut gone = Vec::new();
+        if self.sessions.len() == 16 {
+            gone.push(self.sessions.remove(0).id);
+        }
+        let messages = &self.messages;
+        self.unheard.retain(|s| {
+            let of = messages[usize::try_from(*s - 1).expect("small")].session;
+            let of = of.expect("it is unheard");
+            !gone.contains(&of) && (of != id || *s > session.heard)
+        });
+        self.sessions.push(session);
+    }
+
+    /// Those that finished long ago are no longer known, nor are their records kept, through `through` at most.
+    pub fn forget(&mut self, through: u64, now: u64) {
+        while self.let_go < self.finished() && self.is_old(self.let_go + 1, now) {
+            self.let_go += 1;
+        }
+        let old: Vec<u64> = self
+            .unheard
+            .iter()
+            .copied()
+            .filter(|s| self.is_old(*s, now))
+            .collect();
+        self.unheard.retain(|s| !old.contains(s));
+        if self.let_go == self.last() && self.unheard.is_empty() {
+            self.sessions.clear();
+        }
+        self.forgotten = self.forgotten.max(through.min(self.let_go));
     }
 
     /// Guarantee 4.
-    pub fn known(&self, id: MessageId, now: u64) -> Option<u64> {
+    pub fn known(&self, id: MessageId) -> Option<u64> {
         let known = |sequence: &u64| {
             let message = self.message(*sequence).expect("in range");
             message.id == id
                 && (!message.is_finished()
                     || self.letters.iter().any(|letter| letter.key.0 == *sequence)
-                    || self.is_recent(*sequence, now))
+                    || *sequence > self.let_go
+                    || self.unheard.contains(sequence))
         };
         (1..=self.last()).find(known)
     }
@@ -263,6 +350,7 @@ impl Lane {
             return false;
         };
         self.messages[at].finished_at = Some(now);
+        self.let_go();
         let sequence = Some(at as u64 + 1);
         self.letters.retain(|letter| letter.redriven_as != sequence);
         true

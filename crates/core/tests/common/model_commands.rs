@@ -53,7 +53,7 @@ impl Model {
         let lane = self.lanes.iter_mut().find(|lane| lane.id == id);
         let lane = lane.ok_or(Refusal::UnknownInterface(id))?;
         let reply = match command {
-            Command::Ingest(c) => lane.ingest(c, now)?,
+            Command::Ingest(c) => lane.ingest(c)?,
             Command::RefuseIngest(c) => lane.refuse_ingest(c)?,
             Command::Report(c) => lane.report(c, now)?,
             Command::Loss(c) => lane.loss(c)?,
@@ -63,7 +63,10 @@ impl Model {
             Command::UpdateInterface(c) => lane.update(c)?,
             Command::DiscardDeadLetter(c) => lane.discard(key(c.key), c.key)?,
             Command::RedriveDeadLetter(c) => lane.redrive(c)?,
-            Command::ForgetFinished(c) => lane.forget(c.through.0, now),
+            Command::ForgetFinished(c) => {
+                lane.forget(c.through.0, now);
+                Reply::Done
+            }
             Command::CreateInterface(_) => unreachable!("answered above"),
         };
         lane.settle(now);
@@ -102,6 +105,9 @@ impl Model {
             letters: Vec::new(),
             producers: Vec::new(),
             forgotten: 0,
+            let_go: 0,
+            sessions: Vec::new(),
+            unheard: Vec::new(),
         });
         Ok(Reply::Configured {
             interface: c.interface,
@@ -125,8 +131,8 @@ impl Destination {
 }
 
 impl Lane {
-    fn ingest(&mut self, c: &Ingest, now: u64) -> Result<Reply, Refusal> {
-        let known = self.known(c.message_id, now);
+    fn ingest(&mut self, c: &Ingest) -> Result<Reply, Refusal> {
+        let known = self.known(c.message_id);
         let again = known.map(|sequence| {
             match self.message(sequence).expect("it is known").digest == c.digest {
                 true => Ok(Reply::Ingested {
@@ -171,6 +177,9 @@ impl Lane {
         if let Some(again) = again {
             return again;
         }
+        if let Some((session, heard)) = c.session {
+            self.hear(session.0.get(), heard.0, self.last() + 1);
+        }
         let body = Body {
             payload: c.payload.clone(),
             headers: merge_headers([c.headers.clone()]),
@@ -192,6 +201,8 @@ impl Lane {
             released: false,
             finished_at: None,
             redrive_of: None,
+            session: c.session.map(|(session, _)| session.0.get()),
+            derived: false,
             events: Vec::new(),
         });
         Ok(Reply::Ingested {
@@ -620,6 +631,8 @@ impl Lane {
                 released: false,
                 finished_at: None,
                 redrive_of: Some(at),
+                session: None,
+                derived: true,
                 events: Vec::new(),
                 ..letter.message
             });
@@ -628,12 +641,5 @@ impl Lane {
             in_place,
             sequence: Sequence(sequence),
         })
-    }
-
-    fn forget(&mut self, through: u64, now: u64) -> Reply {
-        let known_from = (1..=self.finished()).find(|s| self.is_recent(*s, now));
-        let known_from = known_from.unwrap_or(self.finished() + 1);
-        self.forgotten = self.forgotten.max(through.min(known_from - 1));
-        Reply::Done
     }
 }

@@ -4,7 +4,7 @@
 //! ```text
 //! interface lab stages=check,send to=his,ris    names of stages and destinations; also attempts= losses= backoff=
 //!                                               backoff_max= delivery_attempts= dedup= letters= letter_bytes= as=
-//! ingest a [payload=..] [by=producer:number] [headers=k:v,..]
+//! ingest a [payload=..] [by=producer:number] [session=number:heard] [headers=k:v,..]
 //! refuse a by=producer:number
 //! complete|retry|reject|filter|lose SEQUENCE STAGE [turn=..] [payload=..] [headers=k:v,..] [for=his] [jitter=..]
 //! grant|end|ack|again|refused|unavailable DESTINATION [SEQUENCE] [epoch=..] [after=..] [position=..]
@@ -20,8 +20,8 @@ use ordo_core::{
     Answer, AnswerKind, ClusterTime, Command, ConsumerId, CreateInterface, DeadLetterKey,
     DestinationConfig, DestinationNumber, Digest, DiscardDeadLetter, Entry, Epoch, ForgetFinished,
     Grant, GrantEnd, Header, Incarnation, Ingest, Interface, InterfaceConfig, InterfaceId, Loss,
-    MessageId, Outcome, RedriveDeadLetter, RefuseIngest, Reply, Report, RunPosition, Sequence,
-    StageConfig, StageNumber, Status, Turn, UpdateInterface, WallTime,
+    MessageId, Outcome, ProducerSession, RedriveDeadLetter, RefuseIngest, Reply, Report,
+    RunPosition, Sequence, StageConfig, StageNumber, Status, Turn, UpdateInterface, WallTime,
 };
 use uuid::Uuid;
 
@@ -97,6 +97,18 @@ impl<'a> Words<'a> {
             .split_once(':')
             .expect("by=producer:number");
         Some((name.to_owned(), number.parse().expect("a number")))
+    }
+
+    fn session(&self) -> Option<(ProducerSession, Sequence)> {
+        let (session, heard) = self
+            .value("session")?
+            .split_once(':')
+            .expect("session=number:heard");
+        let session = session.parse().expect("a number that is not 0");
+        Some((
+            ProducerSession(session),
+            Sequence(heard.parse().expect("a sequence")),
+        ))
     }
 }
 
@@ -206,6 +218,7 @@ impl Scenario {
                     payload: payload.to_vec().into(),
                     headers: words.headers(),
                     numbered: words.numbered(),
+                    session: words.session(),
                 })
             }
             "refuse" => Command::RefuseIngest(RefuseIngest {
