@@ -246,6 +246,7 @@ fn with_messages(count: u64) -> State {
             payload: Bytes::new(),
             headers: Vec::new(),
             numbered: None,
+            session: None,
         })
     };
     let commands = [Command::CreateInterface(create)]

@@ -100,6 +100,11 @@ impl Cluster {
         uuid::Builder::from_random_bytes(bytes).into_uuid()
     }
 
+    /// A random number that is not 0, from the same generator.
+    pub(crate) fn random_number(&self) -> u64 {
+        self.known().random.random_range(1..=u64::MAX)
+    }
+
     /// Between half of `duration` and all of it, so that clients do not come back all at once.
     pub(crate) fn jittered(&self, duration: Duration) -> Duration {
         duration.mul_f64(self.known().random.random_range(0.5..=1.0))

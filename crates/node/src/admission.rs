@@ -22,6 +22,8 @@ pub struct Admission {
     bytes_max: u64,
     /// Why the node takes nothing more, when memory or disk run out.
     full: Mutex<Option<String>>,
+    /// Messages that an interface may hold; near a limit fewer than the one that holds most.
+    held_max: AtomicU64,
     subscriptions: AtomicUsize,
 }
 
@@ -74,6 +76,7 @@ impl Admission {
             bytes: AtomicU64::new(0),
             bytes_max,
             full: Mutex::new(None),
+            held_max: AtomicU64::new(u64::MAX),
             subscriptions: AtomicUsize::new(0),
         })
     }
@@ -81,6 +84,18 @@ impl Admission {
     /// Says that the node is near its memory or disk limit, and which; or that it no longer is.
     pub fn set_full(&self, why: Option<String>) {
         *self.full.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Says how near the node is to its memory or disk limit: how many thousandths are `left` before nothing is taken
+    /// any more, or that it is near none. What an interface may hold falls with that, from what the one that holds most
+    /// has down to nothing: those that hold most are refused first (guarantee 13).
+    pub(crate) fn set_scarce(&self, left: Option<u64>) {
+        let held_max = left.map_or(u64::MAX, |left| {
+            let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
+            let most = views.by_id.values().map(|view| view.held()).max();
+            most.unwrap_or(0).saturating_mul(left) / 1_000
+        });
+        self.held_max.store(held_max, Ordering::Relaxed);
     }
 
     /// The view of the interface called `name`, if there is one yet.
@@ -168,11 +183,9 @@ impl Admission {
         let refusal = if config.paused {
             Some(view.paused())
         } else {
-            self.full
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .as_ref()
-                .map(|why| node_full(why.clone()))
+            let full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+            let full = full.as_ref().map(|why| node_full(why.clone()));
+            full.or_else(|| self.holds_most(view))
         };
         if refusal.is_some() {
             return (room, 0, refusal);
@@ -209,6 +222,18 @@ impl Admission {
         (room, taken, refusal)
     }
 
+    /// Near the node's limit: why an interface is refused before others.
+    fn holds_most(&self, view: &InterfaceView) -> Option<Transient> {
+        let (held, held_max) = (view.held(), self.held_max.load(Ordering::Relaxed));
+        (held > held_max).then(|| {
+            node_full(format!(
+                "interface {:?} holds {held} messages that are not delivered; while the node is near its memory or disk \
+                 limit, those that hold more than {held_max} are refused first",
+                view.name
+            ))
+        })
+    }
+
     /// Bytes of ingest on their way.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -221,6 +246,14 @@ impl InterfaceView {
     #[must_use]
     pub fn config(&self) -> Arc<InterfaceConfig> {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Messages that some destination is not done with, those on their way included.
+    fn held(&self) -> u64 {
+        let (last, finished) = (&self.last, &self.finished);
+        let undelivered = last.load(Ordering::Acquire);
+        let undelivered = undelivered.saturating_sub(finished.load(Ordering::Acquire));
+        undelivered + self.in_flight.load(Ordering::Acquire)
     }
 
     fn paused(&self) -> Transient {
@@ -407,6 +440,39 @@ pub(crate) mod tests {
         assert_eq!((taken, refusal.unwrap().reason), (0, Reason::NodeFull));
         let (_room, taken, refusal) = admission.take_room(&quiet, &config, &[100]);
         assert_eq!((taken, refusal), (1, None));
+    }
+
+    #[test]
+    fn near_memory_or_disk_limit_the_interfaces_that_hold_most_are_refused_first() {
+        let (state, id) = state_with(InterfaceConfig::default());
+        let admission = Admission::new(1_000_000);
+        let views: Vec<_> = (1..=3)
+            .map(|n| {
+                let mut interface = state.interface(id).unwrap().clone();
+                interface.id = InterfaceId(Uuid::from_u128(n));
+                interface.name = n.to_string().into();
+                admission.learn(&interface)
+            })
+            .collect();
+        let take = |n: usize, messages: usize| {
+            let sizes = vec![1; messages];
+            let (room, taken, refusal) = admission.take_room(&views[n], &views[n].config(), &sizes);
+            (room, taken, refusal.map(|refusal| refusal.reason))
+        };
+        let _held = (take(0, 100), take(1, 40));
+        let takes = |n| take(n, 1).1 == 1;
+        admission.set_scarce(None);
+        assert!(takes(0) && takes(1) && takes(2));
+        admission.set_scarce(Some(900));
+        assert!(!takes(0) && takes(1) && takes(2));
+        admission.set_scarce(Some(300));
+        assert!(!takes(0) && !takes(1) && takes(2));
+        assert_eq!(take(1, 1).2, Some(Reason::NodeFull));
+        // Who holds nothing is refused last of all.
+        admission.set_scarce(Some(0));
+        assert!(!takes(0) && !takes(1) && takes(2));
+        admission.set_scarce(None);
+        assert!(takes(0) && takes(1) && takes(2));
     }
 
     #[test]

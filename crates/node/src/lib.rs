@@ -14,6 +14,7 @@ pub mod identity;
 mod inlet;
 pub mod leader;
 pub mod membership;
+mod memory;
 pub mod metrics;
 pub mod net;
 pub mod parts;

@@ -77,8 +77,6 @@ pub(crate) enum Listener {
     Caller(oneshot::Sender<Proposed>, Vec<Room>),
     /// The leader's loops.
     Loops(Tag),
-    /// Nobody.
-    Nobody,
 }
 
 /// Commands that go into one entry together.
@@ -205,11 +203,6 @@ impl Proposer {
     /// Proposes on behalf of the loops, which hear of it by [`Event::Proposed`](crate::leader::Event::Proposed).
     pub(crate) fn propose_for_loops(&self, commands: Vec<Command>, tag: Tag) {
         self.urgent(commands, Listener::Loops(tag));
-    }
-
-    /// Proposes what nobody waits for.
-    pub(crate) fn propose_and_forget(&self, commands: Vec<Command>) {
-        self.urgent(commands, Listener::Nobody);
     }
 
     fn urgent(&self, commands: Vec<Command>, listener: Listener) {

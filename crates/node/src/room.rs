@@ -2,6 +2,7 @@
 
 use crate::admission::Admission;
 use crate::config::Config;
+use crate::memory::Memory;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,13 +18,17 @@ pub(crate) async fn watch(config: Arc<Config>, admission: Arc<Admission>, stop: 
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut was_full = false;
+    let mut memory = Memory::default();
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let full = full(&config, memory_bytes(), disk_free_bytes(&config.data_dir));
+        let used = memory.bytes(near(config.limits.memory_bytes)).await;
+        let disk_free = disk_free_bytes(&config.data_dir);
+        admission.set_scarce(left(&config, &used, &disk_free));
+        let full = full(&config, used, disk_free);
         if full.is_some() != was_full {
             was_full = full.is_some();
             match &full {
@@ -54,20 +59,26 @@ fn full(config: &Config, memory: io::Result<u64>, disk_free: io::Result<u64>) ->
     ))
 }
 
-/// The process's resident memory.
-fn memory_bytes() -> io::Result<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm")?;
-    let pages = text
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok());
-    let pages = pages.ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            "/proc/self/statm has another form",
+/// Near so much memory the interfaces that hold most are refused first.
+const fn near(memory_bytes: u64) -> u64 {
+    memory_bytes / 8 * 7
+}
+
+/// How much is left, of 1,000, of what lies between being near a limit and the limit; none where none is near.
+fn left(config: &Config, memory: &io::Result<u64>, disk_free: &io::Result<u64>) -> Option<u64> {
+    let limits = &config.limits;
+    let part = |free: u64, of: u64| free.min(of) * 1_000 / of.max(1);
+    let memory = memory.as_ref().map_or(1_000, |used| {
+        let between = limits.memory_bytes - near(limits.memory_bytes);
+        part(limits.memory_bytes.saturating_sub(*used), between)
+    });
+    let disk = disk_free.as_ref().map_or(1_000, |free| {
+        part(
+            free.saturating_sub(limits.disk_free_bytes),
+            limits.disk_free_bytes / 8,
         )
-    })?;
-    Ok(pages * rustix::param::page_size() as u64)
+    });
+    Some(memory.min(disk)).filter(|left| *left < 1_000)
 }
 
 fn disk_free_bytes(folder: &Path) -> io::Result<u64> {
@@ -79,7 +90,7 @@ fn disk_free_bytes(folder: &Path) -> io::Result<u64> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use super::{disk_free_bytes, full, memory_bytes};
+    use super::{disk_free_bytes, full, left, near};
     use crate::config::Config;
 
     #[test]
@@ -105,8 +116,20 @@ mod tests {
     }
 
     #[test]
+    fn how_much_is_left_is_known_near_a_limit() {
+        let config = Config::local(1, std::path::PathBuf::from("none"));
+        let limits = &config.limits;
+        let (most, floor) = (limits.memory_bytes, limits.disk_free_bytes);
+        let left = |memory, free| left(&config, &Ok(memory), &Ok(free));
+        assert_eq!(left(near(most), floor * 2), None);
+        let middle = near(most) + (most - near(most)) / 2;
+        assert_eq!(left(middle, floor * 2), Some(500));
+        assert_eq!(left(middle, floor + floor / 32), Some(250));
+        assert_eq!(left(most + 1, floor * 2), Some(0));
+    }
+
+    #[test]
     fn the_machine_tells_what_is_used() {
-        assert!(memory_bytes().unwrap() > 100_000);
         assert!(disk_free_bytes(tempfile::tempdir().unwrap().path()).unwrap() > 0);
     }
 }

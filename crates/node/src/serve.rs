@@ -261,9 +261,7 @@ pub async fn start_with<P: Parts>(
     );
     tasks.spawn(timers.run(context.machine.clone(), closing.clone()).map(Ok));
     let (proposer, machine) = (context.proposer.clone(), context.machine.clone());
-    tasks.spawn(
-        forget_old_records(proposer, machine, context.store.clone(), closing.clone()).map(Ok),
-    );
+    tasks.spawn(forget_old_records(proposer, machine, closing.clone()).map(Ok));
     // The room on this machine is none of a simulation's.
     if driver == Driver::Threads {
         tasks.spawn(

@@ -12,10 +12,12 @@
 //! | `10` | clock | |
 //! | `20` | config | interface 16 |
 //! | `28` | lane | interface 16 |
+//! | `2c` | hours | interface 16 |
 //! | `30` | destination | interface 16, destination 1 |
 //! | `38` | producer | interface 16, name |
 //! | `40` | dead letter | interface 16, sequence 8, then `00`, or `01` and destination 1 |
 //! | `50` | slot | interface 16, sequence 8 |
+//! | `58` | unheard | interface 16, sequence 8 |
 //! | `60` | payload | interface 16, sequence 8 |
 //! | `68` | headers | interface 16, sequence 8, row 1 |
 //! | `70` | record | interface 16, sequence 8 |
@@ -37,10 +39,12 @@ pub(crate) const STATE_TO: &[u8] = &[0xff];
 pub(crate) const CLOCK: u8 = 0x10;
 pub(crate) const CONFIG: u8 = 0x20;
 pub(crate) const LANE: u8 = 0x28;
+pub(crate) const HOURS: u8 = 0x2c;
 pub(crate) const DESTINATION: u8 = 0x30;
 pub(crate) const PRODUCER: u8 = 0x38;
 pub(crate) const DEAD_LETTER: u8 = 0x40;
 pub(crate) const SLOT: u8 = 0x50;
+pub(crate) const UNHEARD: u8 = 0x58;
 pub(crate) const PAYLOAD: u8 = 0x60;
 pub(crate) const HEADERS: u8 = 0x68;
 pub(crate) const RECORD: u8 = 0x70;
@@ -71,6 +75,7 @@ pub fn encode(key: &Key, out: &mut Vec<u8>) {
         Key::Clock => out.push(CLOCK),
         Key::Config(id) => interface(out, CONFIG, *id),
         Key::Lane(id) => interface(out, LANE, *id),
+        Key::Hours(id) => interface(out, HOURS, *id),
         Key::Destination(id, number) => {
             interface(out, DESTINATION, *id);
             out.push(number.0);
@@ -81,6 +86,7 @@ pub fn encode(key: &Key, out: &mut Vec<u8>) {
         }
         Key::DeadLetter(id, key) => dead_letter(out, *id, *key),
         Key::Slot(id, at) => sequence(out, SLOT, *id, *at),
+        Key::Unheard(id, at) => sequence(out, UNHEARD, *id, *at),
         Key::Payload(id, at) => sequence(out, PAYLOAD, *id, *at),
         Key::Headers(id, at, row) => {
             sequence(out, HEADERS, *id, *at);
@@ -137,6 +143,7 @@ fn decode_parts(rest: &mut Parts<'_>) -> Option<Key> {
     Some(match kind {
         CONFIG => Key::Config(id),
         LANE => Key::Lane(id),
+        HOURS => Key::Hours(id),
         DESTINATION => Key::Destination(id, DestinationNumber(rest.byte()?)),
         PRODUCER => Key::Producer(id, rest.text()?),
         DEAD_LETTER => {
@@ -155,6 +162,7 @@ fn decode_parts(rest: &mut Parts<'_>) -> Option<Key> {
             )
         }
         SLOT => Key::Slot(id, rest.sequence()?),
+        UNHEARD => Key::Unheard(id, rest.sequence()?),
         PAYLOAD => Key::Payload(id, rest.sequence()?),
         HEADERS => Key::Headers(id, rest.sequence()?, rest.byte()?),
         RECORD => Key::Record(id, rest.sequence()?),
@@ -246,10 +254,12 @@ mod tests {
             Just(Key::Clock),
             ids().prop_map(Key::Config),
             ids().prop_map(Key::Lane),
+            ids().prop_map(Key::Hours),
             (ids(), destination()).prop_map(|(id, number)| Key::Destination(id, number)),
             (ids(), "[a-c\u{e9}\u{1f600}]{0,4}").prop_map(|(id, name)| Key::Producer(id, name)),
             (ids(), letter).prop_map(|(id, letter)| Key::DeadLetter(id, letter)),
             (ids(), sequences()).prop_map(|(id, at)| Key::Slot(id, at)),
+            (ids(), sequences()).prop_map(|(id, at)| Key::Unheard(id, at)),
             (ids(), sequences()).prop_map(|(id, at)| Key::Payload(id, at)),
             (ids(), sequences(), any::<u8>()).prop_map(|(id, at, row)| Key::Headers(id, at, row)),
             (ids(), sequences()).prop_map(|(id, at)| Key::Record(id, at)),
@@ -324,6 +334,7 @@ mod tests {
         assert_eq!(hex(&Key::Clock), "10");
         assert_eq!(hex(&Key::Config(id)), format!("20{i}"));
         assert_eq!(hex(&Key::Lane(id)), format!("28{i}"));
+        assert_eq!(hex(&Key::Hours(id)), format!("2c{i}"));
         assert_eq!(
             hex(&Key::Destination(id, DestinationNumber(3))),
             format!("30{i}03")
@@ -338,6 +349,7 @@ mod tests {
             format!("40{i}{at}0102")
         );
         assert_eq!(hex(&Key::Slot(id, Sequence(7))), format!("50{i}{at}"));
+        assert_eq!(hex(&Key::Unheard(id, Sequence(7))), format!("58{i}{at}"));
         assert_eq!(hex(&Key::Payload(id, Sequence(7))), format!("60{i}{at}"));
         assert_eq!(
             hex(&Key::Headers(id, Sequence(7), 1)),

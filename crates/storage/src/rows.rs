@@ -8,15 +8,21 @@ use ordo_core::{Key, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The version that this program writes. A change of a row's fields takes the next number and goes on reading this
-/// one.
+/// The version that this program writes of most kinds. A change of a row's fields takes the next number and goes on
+/// reading this one.
 const VERSION: u8 = 1;
+/// The version of kinds that have more fields at their end than in the one before.
+const GROWN: u8 = 2;
+/// Those fields as they are in a row that was written without them: no producers' sessions, no session, not derived.
+const LANE_GREW: &[u8] = &[0];
+const SLOT_GREW: &[u8] = &[0];
+const RECORD_GREW: &[u8] = &[0, 0];
 
 /// Bytes that are no row of their kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
     /// Written by a later version, or damaged.
-    #[error("the row's version is {0}; this program reads {VERSION}")]
+    #[error("the row's version is {0}; this program reads those up to {GROWN}")]
     Version(u8),
     /// Damaged.
     #[error("the row of {0} bytes cannot be read")]
@@ -28,13 +34,15 @@ pub fn encode(row: &Row, out: &mut Vec<u8>) {
     match row {
         Row::Clock(row) => encode_fields(row, out),
         Row::Config(row) => encode_fields(row, out),
-        Row::Lane(row) => encode_fields(row, out),
+        Row::Lane(row) => encode_grown(row, out),
+        Row::Hours(row) => encode_fields(row, out),
         Row::Destination(row) => encode_fields(row, out),
         Row::Producer(row) => encode_fields(row, out),
         Row::DeadLetter(row) => encode_fields(row, out),
-        Row::Slot(row) => encode_fields(row, out),
+        Row::Slot(row) => encode_grown(row, out),
+        Row::Unheard(row) => encode_fields(row, out),
         Row::Headers(row) => encode_fields(row, out),
-        Row::Record(row) => encode_fields(row, out),
+        Row::Record(row) => encode_grown(row, out),
         Row::Event(row) => encode_fields(row, out),
         Row::Payload(payload) => {
             out.clear();
@@ -51,14 +59,16 @@ pub fn decode(key: &Key, bytes: &[u8]) -> Result<Row, RowError> {
     Ok(match key {
         Key::Clock => Row::Clock(decode_fields(bytes)?),
         Key::Config(..) => Row::Config(decode_fields(bytes)?),
-        Key::Lane(..) => Row::Lane(decode_fields(bytes)?),
+        Key::Lane(..) => Row::Lane(decode_grown(bytes, LANE_GREW)?),
+        Key::Hours(..) => Row::Hours(decode_fields(bytes)?),
         Key::Destination(..) => Row::Destination(decode_fields(bytes)?),
         Key::Producer(..) => Row::Producer(decode_fields(bytes)?),
         Key::DeadLetter(..) => Row::DeadLetter(decode_fields(bytes)?),
-        Key::Slot(..) => Row::Slot(decode_fields(bytes)?),
+        Key::Slot(..) => Row::Slot(decode_grown(bytes, SLOT_GREW)?),
+        Key::Unheard(..) => Row::Unheard(decode_fields(bytes)?),
         Key::Payload(..) => Row::Payload(Bytes::copy_from_slice(bytes)),
         Key::Headers(..) => Row::Headers(decode_fields(bytes)?),
-        Key::Record(..) => Row::Record(decode_fields(bytes)?),
+        Key::Record(..) => Row::Record(decode_grown(bytes, RECORD_GREW)?),
         Key::Event(..) => Row::Event(decode_fields(bytes)?),
     })
 }
@@ -70,15 +80,35 @@ pub(crate) fn encode_fields<T: Serialize>(fields: &T, out: &mut Vec<u8>) {
     postcard::to_io(fields, &mut *out).expect("a row is plain data and memory takes all of it");
 }
 
+/// Writes the later version and `fields` over what `out` held.
+fn encode_grown<T: Serialize>(fields: &T, out: &mut Vec<u8>) {
+    encode_fields(fields, out);
+    out[0] = GROWN;
+}
+
+/// Reads what [`encode_grown`] wrote, or [`encode_fields`] when the kind did not have what it grew by.
+fn decode_grown<T: DeserializeOwned>(bytes: &[u8], grew: &[u8]) -> Result<T, RowError> {
+    match bytes.split_first() {
+        Some((&GROWN, fields)) => read(fields, bytes.len()),
+        Some((&VERSION, fields)) => read(&[fields, grew].concat(), bytes.len()),
+        Some((version, _)) => Err(RowError::Version(*version)),
+        None => Err(RowError::Unreadable(0)),
+    }
+}
+
 /// Reads what [`encode_fields`] wrote, all of it.
 pub(crate) fn decode_fields<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RowError> {
     let (version, fields) = bytes.split_first().ok_or(RowError::Unreadable(0))?;
     if *version != VERSION {
         return Err(RowError::Version(*version));
     }
+    read(fields, bytes.len())
+}
+
+fn read<T: DeserializeOwned>(fields: &[u8], length: usize) -> Result<T, RowError> {
     match postcard::take_from_bytes(fields) {
         Ok((row, [])) => Ok(row),
-        Ok(_) | Err(_) => Err(RowError::Unreadable(bytes.len())),
+        Ok(_) | Err(_) => Err(RowError::Unreadable(length)),
     }
 }
 
@@ -88,11 +118,13 @@ mod tests {
     use super::*;
     use ordo_core::{
         ClockRow, ClusterTime, ConfigRow, ConsumerId, DeadLetter, DeadLetterKey, Destination,
-        DestinationNumber, DestinationSet, Digest, Epoch, EventKind, EventRow, FailCause, Header,
-        Holder, Incarnation, InterfaceConfig, InterfaceId, LaneRow, MessageId, Producer, Record,
-        RunPosition, Sequence, StageConfig, StageNumber, Status, WallTime,
+        DestinationNumber, DestinationSet, Digest, Epoch, EventKind, EventRow, FailCause,
+        FinishedHour, Header, Holder, Incarnation, InterfaceConfig, InterfaceId, LaneRow,
+        MessageId, Producer, ProducerSession, Record, RunPosition, Sequence, SessionRow,
+        StageConfig, StageNumber, Status, Unheard, WallTime,
     };
     use proptest::prelude::*;
+    use std::num::NonZeroU64;
     use uuid::Uuid;
 
     fn message() -> impl Strategy<Value = MessageId> {
@@ -140,18 +172,55 @@ mod tests {
         )
     }
 
+    fn session() -> impl Strategy<Value = ProducerSession> {
+        any::<NonZeroU64>().prop_map(ProducerSession)
+    }
+
     fn lane() -> impl Strategy<Value = (Key, Row)> {
-        any::<[u64; 7]>().prop_map(|[a, b, failed, filtered, c, d, redrives]| {
-            let row = LaneRow {
-                last_sequence: Sequence(a),
-                watermark: Sequence(b),
-                failed,
-                filtered,
-                known_from: Sequence(c),
-                forgotten_through: Sequence(d),
-                redrives,
+        let row = (session(), any::<u64>(), any::<u64>()).prop_map(|(session, since, heard)| {
+            SessionRow {
+                session,
+                since: Sequence(since),
+                heard: Sequence(heard),
+            }
+        });
+        let sessions = proptest::collection::vec(row, 0..4);
+        (any::<[u64; 7]>(), sessions).prop_map(
+            |([a, b, failed, filtered, c, d, redrives], sessions)| {
+                let row = LaneRow {
+                    last_sequence: Sequence(a),
+                    watermark: Sequence(b),
+                    failed,
+                    filtered,
+                    known_from: Sequence(c),
+                    forgotten_through: Sequence(d),
+                    redrives,
+                    sessions,
+                };
+                (Key::Lane(InterfaceId(Uuid::nil())), Row::Lane(row))
+            },
+        )
+    }
+
+    fn hours() -> impl Strategy<Value = (Key, Row)> {
+        let hour = (any::<u32>(), any::<u64>()).prop_map(|(hour, from)| FinishedHour {
+            hour,
+            from: Sequence(from),
+        });
+        proptest::collection::vec(hour, 0..4)
+            .prop_map(|hours| (Key::Hours(InterfaceId(Uuid::nil())), Row::Hours(hours)))
+    }
+
+    fn unheard() -> impl Strategy<Value = (Key, Row)> {
+        (session(), message(), any::<u32>()).prop_map(|(session, message_id, hour)| {
+            let row = Unheard {
+                session,
+                message_id,
+                digest: Digest([5; 16]),
+                hour,
             };
-            (Key::Lane(InterfaceId(Uuid::nil())), Row::Lane(row))
+            let key = Key::Unheard(InterfaceId(Uuid::nil()), Sequence(1));
+            (key, Row::Unheard(row))
         })
     }
 
@@ -262,9 +331,16 @@ mod tests {
             any::<[u64; 4]>(),
             times,
             proptest::option::of(letter_key()),
+            (proptest::option::of(session()), any::<bool>()),
         )
             .prop_map(
-                |(message_id, [version, accepted, at, finished], times, redrive_of)| {
+                |(
+                    message_id,
+                    [version, accepted, at, finished],
+                    times,
+                    redrive_of,
+                    (session, derived),
+                )| {
                     let row = Record {
                         message_id,
                         digest: Digest([9; 16]),
@@ -278,6 +354,8 @@ mod tests {
                         finished: ClusterTime(finished),
                         redrive_of,
                         payload_bytes: 3,
+                        session,
+                        derived,
                     };
                     (
                         Key::Record(InterfaceId(Uuid::nil()), Sequence(1)),
@@ -316,6 +394,8 @@ mod tests {
             clock(),
             config(),
             lane(),
+            hours(),
+            unheard(),
             destination(),
             producer(),
             dead_letter(),
@@ -355,10 +435,48 @@ mod tests {
 
     #[test]
     fn a_later_version_is_refused_by_its_number() {
-        let bytes = [VERSION + 1, 0, 0, 0, 0, 0];
+        let bytes = [GROWN + 1, 0, 0, 0, 0, 0];
+        let lane = Key::Lane(InterfaceId(Uuid::nil()));
+        for key in [Key::Clock, lane] {
+            let error = decode(&key, &bytes).unwrap_err();
+            assert_eq!(error, RowError::Version(GROWN + 1));
+        }
+    }
+
+    #[test]
+    fn rows_from_before_they_grew_are_read() {
+        let lane = Key::Lane(InterfaceId(Uuid::nil()));
+        let Row::Lane(row) = decode(&lane, &[VERSION, 9, 8, 7, 6, 5, 4, 3]).unwrap() else {
+            panic!("another kind of row");
+        };
+        assert_eq!((row.last_sequence, row.redrives), (Sequence(9), 3));
+        assert!(row.sessions.is_empty());
+        let at = Key::Record(InterfaceId(Uuid::nil()), Sequence(1));
+        let grown = bytes_of(&Row::Record(Record {
+            message_id: MessageId(Uuid::nil()),
+            digest: Digest([9; 16]),
+            status: Status::Ready,
+            destinations: DestinationSet::ALL,
+            rejected: DestinationSet::NONE,
+            config_version: 1,
+            accepted_at: WallTime(2),
+            stage_times: [3].into_iter().collect(),
+            finished_at: WallTime(4),
+            finished: ClusterTime(5),
+            redrive_of: None,
+            payload_bytes: 6,
+            session: None,
+            derived: false,
+        }));
+        let mut first = grown[..grown.len() - RECORD_GREW.len()].to_vec();
+        first[0] = VERSION;
+        let Row::Record(row) = decode(&at, &first).unwrap() else {
+            panic!("another kind of row");
+        };
         assert_eq!(
-            decode(&Key::Clock, &bytes).unwrap_err(),
-            RowError::Version(VERSION + 1)
+            (row.payload_bytes, row.session, row.derived),
+            (6, None, false)
         );
+        assert_eq!(bytes_of(&Row::Record(row)), grown);
     }
 }

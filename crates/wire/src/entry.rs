@@ -8,10 +8,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use ordo_core::{
     Answer, AnswerKind, ClusterTime, Command, ConsumerId, CreateInterface, DeadLetterKey,
     DestinationNumber, Digest, DiscardDeadLetter, Entry, Epoch, ForgetFinished, Grant, GrantEnd,
-    Header, Incarnation, Ingest, InterfaceId, Loss, MessageId, Outcome, RedriveDeadLetter,
-    RefuseIngest, Report, RunPosition, Sequence, StageNumber, Turn, UpdateInterface, WallTime,
+    Header, Incarnation, Ingest, InterfaceId, Loss, MessageId, Outcome, ProducerSession,
+    RedriveDeadLetter, RefuseIngest, Report, RunPosition, Sequence, StageNumber, Turn,
+    UpdateInterface, WallTime,
 };
 use prost::Message;
+use std::num::NonZeroU64;
 use uuid::Uuid;
 
 /// The version every entry begins with.
@@ -185,6 +187,9 @@ fn command_to_proto(command: &Command) -> proto::Command {
 
 fn ingest_to_proto(c: &Ingest) -> proto::Ingest {
     let (producer, producer_sequence) = c.numbered.clone().unwrap_or_default();
+    let (session, heard) = c
+        .session
+        .map_or((0, 0), |(session, heard)| (session.0.get(), heard.0));
     proto::Ingest {
         interface_id: id(c.interface.0),
         message_id: id(c.message_id.0),
@@ -193,6 +198,8 @@ fn ingest_to_proto(c: &Ingest) -> proto::Ingest {
         headers: headers_to_proto(&c.headers),
         producer,
         producer_sequence,
+        session,
+        heard_sequence: heard,
     }
 }
 
@@ -323,6 +330,8 @@ fn ingest_from_proto(c: proto::Ingest) -> Result<Ingest, DecodeError> {
         payload: c.payload,
         headers: headers(c.headers),
         numbered: (c.producer_sequence != 0).then_some((c.producer, c.producer_sequence)),
+        session: NonZeroU64::new(c.session)
+            .map(|session| (ProducerSession(session), Sequence(c.heard_sequence))),
     })
 }
 

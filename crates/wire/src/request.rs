@@ -10,8 +10,9 @@ use ordo_core::limits::{
 };
 use ordo_core::{
     AnswerKind, ConsumerId, DestinationNumber, Incarnation, Ingest, InterfaceConfig, InterfaceId,
-    MessageId, Outcome, Report, Sequence, Turn,
+    MessageId, Outcome, ProducerSession, Report, Sequence, Turn,
 };
+use std::num::NonZeroU64;
 use uuid::Uuid;
 
 /// Stages that a worker may name.
@@ -126,7 +127,7 @@ fn check_payload(config: &InterfaceConfig, payload: &[u8]) -> Result<(), Failure
 }
 
 /// A message for the interface with this id and configuration. A producer's name is empty where it does not number its
-/// messages.
+/// messages; its session is 0 where it names none.
 ///
 /// # Errors
 /// When it has no identity: then no number of the producer's can be used up by it either.
@@ -134,6 +135,7 @@ pub fn ingest_of(
     interface: InterfaceId,
     config: &InterfaceConfig,
     producer: &str,
+    (session, heard): (u64, u64),
     message: v1::IngestMessage,
 ) -> Result<CheckedIngest, Failure> {
     let message_id = MessageId(identity_of(producer, &message)?);
@@ -150,6 +152,8 @@ pub fn ingest_of(
         payload: message.payload,
         headers,
         numbered: (!producer.is_empty()).then(|| (producer.to_owned(), message.producer_sequence)),
+        session: NonZeroU64::new(session)
+            .map(|session| (ProducerSession(session), Sequence(heard))),
     };
     Ok(CheckedIngest {
         ingest,

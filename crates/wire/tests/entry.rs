@@ -5,11 +5,12 @@ use ordo_core::{
     Answer, AnswerKind, ClusterTime, Command, ConsumerId, CreateInterface, DeadLetterKey,
     DestinationConfig, DestinationNumber, Digest, DiscardDeadLetter, Entry, Epoch, ForgetFinished,
     Grant, GrantEnd, Header, Incarnation, Ingest, InterfaceConfig, InterfaceId, Loss, MessageId,
-    Outcome, RedriveDeadLetter, RefuseIngest, Report, RunPosition, Sequence, StageConfig,
-    StageNumber, Turn, UpdateInterface, WallTime,
+    Outcome, ProducerSession, RedriveDeadLetter, RefuseIngest, Report, RunPosition, Sequence,
+    StageConfig, StageNumber, Turn, UpdateInterface, WallTime,
 };
 use ordo_wire::entry::{DecodeError, ENTRY_VERSION, decode, encode};
 use proptest::prelude::*;
+use std::num::NonZeroU64;
 use uuid::Uuid;
 
 fn uuid() -> impl Strategy<Value = Uuid> {
@@ -83,8 +84,11 @@ fn config() -> impl Strategy<Value = InterfaceConfig> {
 
 fn ingests() -> impl Strategy<Value = Command> {
     let body = (any::<[u8; 16]>(), payload(), headers());
-    let ingest = (interface(), uuid(), body, prop::option::of(numbered())).prop_map(
-        |(interface, id, (digest, payload, headers), numbered)| {
+    let session = (any::<NonZeroU64>(), any::<u64>())
+        .prop_map(|(session, heard)| (ProducerSession(session), Sequence(heard)));
+    let from = (prop::option::of(numbered()), prop::option::of(session));
+    let ingest = (interface(), uuid(), body, from).prop_map(
+        |(interface, id, (digest, payload, headers), (numbered, session))| {
             Command::Ingest(Ingest {
                 interface,
                 message_id: MessageId(id),
@@ -92,6 +96,7 @@ fn ingests() -> impl Strategy<Value = Command> {
                 payload,
                 headers,
                 numbered,
+                session,
             })
         },
     );
@@ -238,11 +243,12 @@ fn text(command: &Command) -> String {
     };
     match command {
         Command::Ingest(c) => format!(
-            "{c:?} {:?} {:?} {:?} {:?}",
+            "{c:?} {:?} {:?} {:?} {:?} {:?}",
             c.digest,
             c.payload,
             pairs(&c.headers),
-            c.numbered
+            c.numbered,
+            c.session
         ),
         Command::Report(c) => {
             let outcome = match &c.outcome {

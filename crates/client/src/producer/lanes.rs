@@ -57,6 +57,8 @@ struct Lane {
     limit: Option<usize>,
     /// What it may have in flight after a refusal; grows to the limit.
     allowance: usize,
+    /// The highest sequence that was answered, named in every batch: what was sent before is answered, too.
+    heard: u64,
     /// The latest refusal seen on this stream, named in every batch.
     latest_refusal: u64,
     /// Closed by a refusal, not before then.
@@ -97,6 +99,8 @@ pub(super) struct Lanes {
     /// Lanes whose limit is not known and was not asked for.
     unasked: Vec<u32>,
     producer: String,
+    /// Names this producer, so that nodes know what it may send again whatever others send.
+    session: u64,
     on_refusal: OnRefusal,
     freed: Freed,
 }
@@ -106,7 +110,7 @@ pub(super) struct Lanes {
 pub(super) struct UnexpectedResult;
 
 impl Lanes {
-    pub(super) fn new(producer: String, on_refusal: OnRefusal) -> Self {
+    pub(super) fn new(producer: String, session: u64, on_refusal: OnRefusal) -> Self {
         Self {
             lanes: Vec::new(),
             ready: VecDeque::new(),
@@ -115,6 +119,7 @@ impl Lanes {
             unanswered: 0,
             unasked: Vec::new(),
             producer,
+            session,
             on_refusal,
             freed: Freed::default(),
         }
@@ -128,6 +133,7 @@ impl Lanes {
             in_flight: 0,
             limit: None,
             allowance: usize::MAX,
+            heard: 0,
             latest_refusal: 0,
             closed_until: None,
             pauses: 0,
@@ -215,6 +221,8 @@ impl Lanes {
                 messages: Vec::with_capacity(lane.waiting.len().min(64)),
                 producer: self.producer.clone(),
                 after_refusal: lane.latest_refusal,
+                session: self.session,
+                heard_sequence: lane.heard,
             };
             while lane.may_send() && messages < FRAME_MESSAGES_MAX {
                 let (next, next_headers) = lane.waiting.front().map_or((0, 0), |entry| {
@@ -260,6 +268,7 @@ impl Lanes {
         match result.result {
             Some(Item::Accepted(accepted)) => {
                 lane.pauses = 0;
+                lane.heard = lane.heard.max(accepted.sequence);
                 lane.allowance = lane.allowance.saturating_add(1);
                 let accepted = Accepted {
                     sequence: accepted.sequence,

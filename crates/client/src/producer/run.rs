@@ -42,7 +42,8 @@ struct Wire {
 
 impl Run {
     pub(super) fn new(settings: ProducerBuilder, shared: Arc<Shared>) -> Self {
-        let lanes = Lanes::new(settings.name.clone(), settings.on_refusal);
+        let session = settings.cluster.random_number();
+        let lanes = Lanes::new(settings.name.clone(), session, settings.on_refusal);
         let seek = Seek::new(settings.cluster.clone());
         Self {
             settings,

@@ -1,159 +1,97 @@
-//! Forgets the records of finished messages whose retention is over.
+//! Forgets what is remembered of finished messages, and their records, when their time is over.
+//!
+//! When that is stands in memory, by the hour: nothing is read, and where nothing is due nothing is proposed. What is
+//! due goes in small proposals, one after the other, so that work with a deadline has its turn in between.
 
-use crate::proposer::Proposer;
-use ordo_core::{ClusterTime, Command, ForgetFinished, InterfaceId, Sequence};
-use ordo_storage::{MachineHandle, StateStore, Stopped};
+use crate::proposer::{ProposeError, Proposer};
+use ordo_core::{ClusterTime, Command, ForgetFinished, State};
+use ordo_storage::MachineHandle;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How long the record of a finished message is kept, in milliseconds of cluster time.
-const RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 /// How often the leader looks.
 const EVERY: Duration = Duration::from_secs(600);
+/// How soon a new leader looks.
+const FIRST: Duration = Duration::from_secs(5);
 /// Interfaces looked at in one question to the machine.
-const INTERFACES: usize = 1_000;
+const INTERFACES: usize = 500;
+/// Interfaces in one proposal: of each some thousand messages are forgotten at most.
+const AT_ONCE: usize = 8;
 
-/// What there may be to forget of an interface.
-struct Finished {
-    interface: InterfaceId,
-    from: Sequence,
-    through: Sequence,
-}
-
-/// While this node leads, looks now and then for records that are past their retention, until `stop` is cancelled.
+/// While this node leads, looks now and then for what is past its time, until `stop` is cancelled.
 pub async fn forget_old_records(
     proposer: Proposer,
     machine: MachineHandle<super::Event>,
-    store: StateStore,
     stop: CancellationToken,
 ) {
+    let mut wait = FIRST;
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(wait) => {}
         }
-        if proposer.run().is_some() && sweep(&proposer, &machine, &store).await.is_err() {
-            return;
+        wait = FIRST;
+        if proposer.run().is_none() {
+            continue;
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            swept = sweep(&proposer, &machine) => match swept {
+                Ok(()) => wait = EVERY,
+                // Somebody else leads, or nobody: whoever does looks.
+                Err(error) => tracing::debug!(%error, "what is past its time is forgotten later"),
+            }
         }
     }
 }
 
+/// Forgets all that is past its time.
 async fn sweep(
     proposer: &Proposer,
     machine: &MachineHandle<super::Event>,
-    store: &StateStore,
-) -> Result<(), Stopped> {
+) -> Result<(), ProposeError> {
     let now = proposer.clock().now();
-    let Some(before) = now.0.checked_sub(RETENTION_MS).map(ClusterTime) else {
-        return Ok(());
-    };
     let mut after = String::new();
     loop {
         let name = after.clone();
-        let (finished, last) = machine.query(move |view| chunk(view.state, &name)).await?;
-        let commands = commands_of(store, &finished, before).await;
-        if !commands.is_empty() {
-            proposer.propose_and_forget(commands);
+        let chunk = machine.query(move |view| chunk(view.state, &name, now));
+        let chunk = chunk.await.map_err(|_| ProposeError::OutcomeUnknown)?;
+        for commands in chunk.commands.chunks(AT_ONCE) {
+            let commands = commands.iter().cloned().map(Command::ForgetFinished);
+            proposer.propose(commands.collect()).await?;
         }
-        match last {
+        match chunk.last {
+            // One command forgets some of what is due; what is left is found again.
+            Some(_) if !chunk.commands.is_empty() => {}
             Some(last) => after = last,
             None => return Ok(()),
         }
     }
 }
 
-/// What is to be forgotten. Others get their turn between two interfaces: each takes a few dozen reads of the disk.
-async fn commands_of(
-    store: &StateStore,
-    finished: &[Finished],
-    before: ClusterTime,
-) -> Vec<Command> {
-    let mut commands = Vec::new();
-    for finished in finished {
-        commands.extend(old_through(store, finished, before).map(Command::ForgetFinished));
-        tokio::task::yield_now().await;
-    }
-    commands
+/// What there is to forget of some interfaces.
+struct Chunk {
+    commands: Vec<ForgetFinished>,
+    /// The last one's name; none when there was no interface left to look at.
+    last: Option<String>,
 }
 
-/// The next interfaces by name, and the last one's name unless there are no more.
-fn chunk(state: &ordo_core::State, after: &str) -> (Vec<Finished>, Option<String>) {
-    let mut finished = Vec::new();
-    let mut last = None;
+/// Looks at the next interfaces by name.
+fn chunk(state: &State, after: &str, now: ClusterTime) -> Chunk {
+    let mut chunk = Chunk {
+        commands: Vec::new(),
+        last: None,
+    };
     for interface in state.interfaces_by_name(after).take(INTERFACES) {
-        last = Some(interface.name.to_string());
-        let through = Sequence(interface.known_from().0.saturating_sub(1));
-        let from = interface.forgotten_through.next();
-        if from <= through {
-            finished.push(Finished {
+        chunk.last = Some(interface.name.to_string());
+        if let Some(through) = state.forgettable(interface, now) {
+            chunk.commands.push(ForgetFinished {
                 interface: interface.id,
-                from,
                 through,
             });
         }
     }
-    (finished, last)
-}
-
-/// The last record that is older than `before`: they finish in sequence order, so that halving finds it.
-fn old_through(
-    store: &StateStore,
-    finished: &Finished,
-    before: ClusterTime,
-) -> Option<ForgetFinished> {
-    let is_old = |sequence: u64| {
-        let record = store.record(finished.interface, Sequence(sequence));
-        // An error shows wherever it matters; here it only means that nothing is forgotten now.
-        record.is_ok_and(|record| record.is_some_and(|record| record.finished < before))
-    };
-    let (mut low, mut high) = (finished.from.0, finished.through.0 + 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if is_old(middle) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    let through = Sequence(low - 1);
-    (through >= finished.from).then_some(ForgetFinished {
-        interface: finished.interface,
-        through,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
-
-    use super::*;
-    use ordo_storage::StoreOptions;
-    use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
-    use uuid::Uuid;
-
-    #[test]
-    fn a_sweep_lets_others_run_between_two_interfaces() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = StateStore::open(folder.path(), StoreOptions::default()).unwrap();
-        let finished: Vec<Finished> = (1..=5)
-            .map(|n| Finished {
-                interface: InterfaceId(Uuid::from_u128(n)),
-                from: Sequence(1),
-                through: Sequence(100),
-            })
-            .collect();
-        let mut sweep = pin!(commands_of(&store, &finished, ClusterTime(1)));
-        let mut context = Context::from_waker(Waker::noop());
-        let mut turns = 1;
-        let commands = loop {
-            match sweep.as_mut().poll(&mut context) {
-                Poll::Ready(commands) => break commands,
-                Poll::Pending => turns += 1,
-            }
-        };
-        assert!(commands.is_empty(), "there are no records");
-        assert!(turns >= finished.len(), "{turns} turns");
-    }
+    chunk
 }

@@ -220,6 +220,7 @@ impl World {
             payload: Bytes::from(vec![b'x'; bytes]),
             headers: Vec::new(),
             numbered: None,
+            session: None,
         };
         match self.apply(vec![Command::Ingest(ingest)])[..] {
             [

@@ -319,7 +319,6 @@ impl<R: Replicate, L: LoopsLink> Core<R, L> {
         match listener {
             Listener::Caller(sender, rooms) => tell(sender, rooms, result),
             Listener::Loops(tag) => self.loops.proposed(tag, result),
-            Listener::Nobody => {}
         }
     }
 

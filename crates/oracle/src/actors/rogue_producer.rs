@@ -251,6 +251,7 @@ impl Run<'_> {
             } else {
                 0
             },
+            ..IngestBatch::default()
         });
         IngestRequest {
             batches: batches.collect(),

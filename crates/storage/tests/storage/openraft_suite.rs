@@ -268,6 +268,7 @@ fn ingest(n: u64) -> Command {
         payload: bytes::Bytes::from(format!("payload {n}")),
         headers: Vec::new(),
         numbered: None,
+        session: None,
     })
 }
 

@@ -489,6 +489,7 @@ async fn payloads_stay_out_of_texts() {
             value: "secret".to_owned(),
         }],
         numbered: None,
+        session: None,
     });
     let position = ordo_core::RunPosition {
         n: 2,

@@ -7,8 +7,8 @@ use openraft::vote::RaftLeaderId;
 use ordo_core::{
     Answer, AnswerKind, ClusterTime, Command, ConsumerId, CreateInterface, DestinationNumber,
     Digest, DiscardDeadLetter, Entry, ForgetFinished, Grant, Header, Ingest, Interface,
-    InterfaceConfig, InterfaceId, Loss, MessageId, Outcome, RedriveDeadLetter, Report, RunPosition,
-    Sequence, StageConfig, State, Status, WallTime, invariants,
+    InterfaceConfig, InterfaceId, Loss, MessageId, Outcome, ProducerSession, RedriveDeadLetter,
+    Report, RunPosition, Sequence, StageConfig, State, Status, WallTime, invariants,
 };
 use ordo_storage::log::{Log, LogOptions, LogThread};
 use ordo_storage::{
@@ -18,6 +18,7 @@ use ordo_storage::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -182,6 +183,10 @@ impl Script {
             numbered: number
                 .is_multiple_of(7)
                 .then(|| (format!("p{}", number % 2), number)),
+            session: NonZeroU64::new(random.below(4)).map(|session| {
+                let heard = random.below(2) * self.index;
+                (ProducerSession(session), Sequence(heard))
+            }),
             payload,
         })
     }

@@ -30,7 +30,7 @@ fn entry(id: u8, bytes: usize) -> (Entry, Answer) {
 }
 
 fn lanes(names: &[&str]) -> Lanes {
-    let mut lanes = Lanes::new(String::new(), OnRefusal::Retry);
+    let mut lanes = Lanes::new(String::new(), 1, OnRefusal::Retry);
     for (index, name) in names.iter().enumerate() {
         lanes.add_lane((*name).into());
         lanes.learned(u32::try_from(index).unwrap(), Some(1000));
@@ -128,7 +128,7 @@ fn a_frame_is_bounded_in_headers_since_a_node_weighs_it() {
 
 #[test]
 fn one_message_is_unanswered_until_the_limit_is_known_and_half_of_it_then() {
-    let mut lanes = Lanes::new(String::new(), OnRefusal::Retry);
+    let mut lanes = Lanes::new(String::new(), 1, OnRefusal::Retry);
     lanes.add_lane("a".into());
     let _answers = push(&mut lanes, 0, 1..=20);
     assert_eq!(lanes.unasked().unwrap().1.as_ref(), "a");
@@ -185,7 +185,7 @@ fn after_a_refusal_everything_from_there_goes_again_in_order_naming_the_latest()
 
 #[test]
 fn giving_up_fails_the_refused_message_and_those_behind_it_go_on_at_once() {
-    let mut lanes = Lanes::new(String::new(), OnRefusal::GiveUp);
+    let mut lanes = Lanes::new(String::new(), 1, OnRefusal::GiveUp);
     lanes.add_lane("a".into());
     lanes.learned(0, Some(1000));
     let now = Instant::now();
@@ -254,7 +254,7 @@ fn the_end_of_a_stream_puts_everything_unanswered_back_in_order() {
 
 #[test]
 fn giving_everything_up_tells_what_was_sent_from_what_was_not() {
-    let mut lanes = Lanes::new(String::new(), OnRefusal::Retry);
+    let mut lanes = Lanes::new(String::new(), 1, OnRefusal::Retry);
     lanes.add_lane("a".into());
     let mut answers = push(&mut lanes, 0, 1..=2);
     lanes.next_frame().unwrap();

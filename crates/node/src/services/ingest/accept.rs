@@ -346,8 +346,9 @@ fn check_all(
 ) -> Vec<Candidate> {
     let mut candidates = Vec::with_capacity(batch.messages.len());
     let wrong = |failure: Failure| permanent(failure.reason, failure.text);
+    let session = (batch.session, batch.heard_sequence);
     for message in batch.messages {
-        let checked = match ingest_of(view.id, config, &batch.producer, message) {
+        let checked = match ingest_of(view.id, config, &batch.producer, session, message) {
             Ok(checked) => checked,
             Err(failure) => {
                 accepted.plan.push(Plan::Refused(wrong(failure)));
@@ -397,6 +398,7 @@ mod tests {
             payload: bytes::Bytes::new(),
             headers: vec![header],
             numbered: None,
+            session: None,
         };
         let mut accepted = Accepted::default();
         accepted.ingest(ingest);
