@@ -67,6 +67,10 @@ impl Rules for Planted {
         !has(Bug::FinishedForgotten) && Sound::remembers(finished, kept_max, young)
     }
 
+    fn is_unheard(heard: Sequence, finished: Sequence) -> bool {
+        !has(Bug::FinishedForgotten) && Sound::is_unheard(heard, finished)
+    }
+
     fn in_stage(slot: &Slot, stage: StageNumber) -> bool {
         match has(Bug::OtherStageAccepted) {
             true => slot.status == Status::Pending,

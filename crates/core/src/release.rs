@@ -8,6 +8,9 @@ use crate::mutation::{Key, Record, Row};
 use crate::rules::Rules;
 use crate::state::destination_number;
 
+/// Room for unfinished messages that an interface keeps when it has none.
+const SLOTS_KEPT: usize = 8;
+
 impl<R: Rules> Lane<'_, R> {
     /// Moves the watermark over every outcome that is final, and the checkpoints over what is not meant for them.
     ///
@@ -101,6 +104,11 @@ impl<R: Rules> Lane<'_, R> {
                 .pop_front()
                 .expect("what is beyond the slowest checkpoint has a slot");
             self.finish_one(sequence, slot);
+        }
+        // Most interfaces are at rest most of the time: what a burst took is given back.
+        let slots = &mut self.interface.slots;
+        if slots.capacity() > SLOTS_KEPT && slots.len() < slots.capacity() / 4 {
+            slots.shrink_to((slots.len() * 2).max(SLOTS_KEPT));
         }
     }
 
