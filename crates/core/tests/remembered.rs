@@ -97,7 +97,10 @@ impl Run {
             name: String::new(),
             position: None,
         };
-        self.apply(vec![Command::CreateInterface(create), Command::Grant(grant)]);
+        self.apply(vec![
+            Command::CreateInterface(create),
+            Command::Grant(grant),
+        ]);
     }
 
     /// Ingests messages and delivers them.
@@ -184,7 +187,10 @@ fn run(interfaces: u64) {
     }
     let seconds = begun.elapsed().as_secs_f64();
     let kept = interfaces * 1_000;
-    assert_eq!((run.remembered(), run.records), (kept, interfaces * MESSAGES));
+    assert_eq!(
+        (run.remembered(), run.records),
+        (kept, interfaces * MESSAGES)
+    );
     assert!(run.is_known(0, 2_001) && run.is_known(0, 3_000) && !run.is_known(0, 2_000));
     let held = resident_bytes() - empty;
     say(&format!(
@@ -214,7 +220,13 @@ fn run(interfaces: u64) {
     invariants::check(&run.state).unwrap();
     let again = run.apply(vec![ingest(0, MESSAGES)]);
     assert!(
-        matches!(&again[..], [Reply::Ingested { sequence: Sequence(3_001), duplicate: false }]),
+        matches!(
+            &again[..],
+            [Reply::Ingested {
+                sequence: Sequence(3_001),
+                duplicate: false
+            }]
+        ),
         "{again:?}"
     );
 }

@@ -95,3 +95,6 @@ fn chunk(state: &State, after: &str, now: ClusterTime) -> Chunk {
     }
     chunk
 }
+
+#[cfg(test)]
+mod tests;
