@@ -113,6 +113,10 @@ fn op(choices: &mut Unstructured<'_>) -> Result<Op> {
                 true => Some((choices.arbitrary()?, mostly_zero(choices, -2, 2)?)),
                 false => None,
             },
+            session: match rarely(choices, 2)? {
+                true => Some((up_to(choices, 19)?, up_to(choices, 15)?)),
+                false => None,
+            },
         },
         8..=17 => Op::Report {
             which: up_to(choices, 3)?.into(),

@@ -135,7 +135,13 @@ impl Node {
         for batch in request.batches {
             for message in batch.messages {
                 let given = message.clone();
-                let result = ingest_of(INTERFACE, &self.config, &batch.producer, (batch.session, batch.heard_sequence), message);
+                let result = ingest_of(
+                    INTERFACE,
+                    &self.config,
+                    &batch.producer,
+                    (batch.session, batch.heard_sequence),
+                    message,
+                );
                 let Some(there) = checked(result) else {
                     continue;
                 };
