@@ -37,7 +37,8 @@ pub use interface::{
 };
 pub use load::LoadError;
 pub use mutation::{
-    ClockRow, ConfigRow, EventKind, EventRow, Key, LaneRow, Mutation, Record, Row, merge_headers,
+    ClockRow, ConfigRow, EventKind, EventRow, Key, LaneRow, Mutation, PayloadRow, Record, Row,
+    merge_headers,
 };
 pub use reply::{Refusal, Reply};
 pub use rules::{Rules, Sound};

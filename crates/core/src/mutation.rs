@@ -47,8 +47,8 @@ pub enum Row {
     DeadLetter(DeadLetter),
     /// A message not yet done for every destination.
     Slot(Slot),
-    /// A message's payload, as it is.
-    Payload(Bytes),
+    /// A message's payload.
+    Payload(PayloadRow),
     /// Headers of a message, as ingested or as set by one stage (see [`merge_headers`]).
     Headers(Vec<Header>),
     /// A message done for every destination.
@@ -116,6 +116,15 @@ pub struct LaneRow {
     pub forgotten_through: Sequence,
     /// Redrives at the tail so far: part of the new messages' ids.
     pub redrives: u64,
+}
+
+/// A message's payload. A stage that replaces it writes over the one before, so that it says whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PayloadRow {
+    /// 0 as it was ingested, stage number + 1 as a stage left it.
+    pub row: u8,
+    /// As it is.
+    pub payload: Bytes,
 }
 
 /// A message done for every destination: what is left of it.

@@ -23,7 +23,7 @@ pub use events::{
     Assignment, Content, DeliverPush, Delivery, Event, Freed, Heard, Hold, LineKey, Place,
     Question, SessionId, SubscribeEvent, SubscriptionKey, Tag, WorkPush, WorkerHello, WorkerId,
 };
-pub use glance::Glance;
+pub use glance::{Glance, InHand};
 pub use loops::{Loops, Timers};
 pub use retention::forget_old_records;
 

@@ -1,16 +1,17 @@
 //! Rows of the state store: permanent.
 //!
 //! A row is a version byte and its fields in postcard's encoding, which has exactly one form for a value, so that
-//! replicas hold the same bytes. A payload is stored as it is. A row's kind stands in its key.
+//! replicas hold the same bytes. A payload is stored as it is, and behind it the byte that says what wrote it. A row's
+//! kind stands in its key.
 
 use bytes::Bytes;
-use ordo_core::{Key, Row};
+use ordo_core::{Key, PayloadRow, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The version that this program writes. A change of a row's fields takes the next number and goes on reading this
-/// one.
-const VERSION: u8 = 1;
+/// one. Version 1, whose payloads did not say what wrote them, is no longer read: no released program wrote it.
+const VERSION: u8 = 2;
 
 /// Bytes that are no row of their kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +24,7 @@ pub enum RowError {
     Unreadable(usize),
 }
 
-/// Writes `row` over what `out` held. A payload needs no encoding: it goes to the store without this copy.
+/// Writes `row` over what `out` held.
 pub fn encode(row: &Row, out: &mut Vec<u8>) {
     match row {
         Row::Clock(row) => encode_fields(row, out),
@@ -36,9 +37,10 @@ pub fn encode(row: &Row, out: &mut Vec<u8>) {
         Row::Headers(row) => encode_fields(row, out),
         Row::Record(row) => encode_fields(row, out),
         Row::Event(row) => encode_fields(row, out),
-        Row::Payload(payload) => {
+        Row::Payload(PayloadRow { row, payload }) => {
             out.clear();
             out.extend_from_slice(payload);
+            out.push(*row);
         }
     }
 }
@@ -56,11 +58,18 @@ pub fn decode(key: &Key, bytes: &[u8]) -> Result<Row, RowError> {
         Key::Producer(..) => Row::Producer(decode_fields(bytes)?),
         Key::DeadLetter(..) => Row::DeadLetter(decode_fields(bytes)?),
         Key::Slot(..) => Row::Slot(decode_fields(bytes)?),
-        Key::Payload(..) => Row::Payload(Bytes::copy_from_slice(bytes)),
+        Key::Payload(..) => Row::Payload(payload_of(bytes.to_vec())?),
         Key::Headers(..) => Row::Headers(decode_fields(bytes)?),
         Key::Record(..) => Row::Record(decode_fields(bytes)?),
         Key::Event(..) => Row::Event(decode_fields(bytes)?),
     })
+}
+
+/// Reads a payload, which needs no copy of its bytes.
+pub(crate) fn payload_of(mut bytes: Vec<u8>) -> Result<PayloadRow, RowError> {
+    let row = bytes.pop().ok_or(RowError::Unreadable(0))?;
+    let payload = Bytes::from(bytes);
+    Ok(PayloadRow { row, payload })
 }
 
 /// Writes a version byte and `fields` over what `out` held.
@@ -303,10 +312,11 @@ mod tests {
     }
 
     fn payload() -> impl Strategy<Value = (Key, Row)> {
-        proptest::collection::vec(any::<u8>(), 0..40).prop_map(|bytes| {
+        (any::<u8>(), proptest::collection::vec(any::<u8>(), 0..40)).prop_map(|(row, bytes)| {
+            let payload = bytes.into();
             (
                 Key::Payload(InterfaceId(Uuid::nil()), Sequence(1)),
-                Row::Payload(bytes.into()),
+                Row::Payload(PayloadRow { row, payload }),
             )
         })
     }
@@ -355,6 +365,11 @@ mod tests {
 
     #[test]
     fn a_later_version_is_refused_by_its_number() {
+        let no_payload = Key::Payload(InterfaceId(Uuid::nil()), Sequence(1));
+        assert_eq!(
+            decode(&no_payload, &[]).unwrap_err(),
+            RowError::Unreadable(0)
+        );
         let bytes = [VERSION + 1, 0, 0, 0, 0, 0];
         assert_eq!(
             decode(&Key::Clock, &bytes).unwrap_err(),

@@ -8,13 +8,14 @@ use super::FixedMap;
 use super::deadlines::Deadlines;
 use super::events::{Assignment, Place, SessionId, WorkPush, WorkerId};
 use super::lanes::{Check, Lanes};
-use super::workers::{Held, Worker};
+use super::workers::{Held, Worker, work_until};
 use ordo_core::{
     ClusterTime, Interface, InterfaceId, Sequence, Slot, StageConfig, StageNumber, State, Status,
     Turn,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -26,6 +27,12 @@ pub(crate) const LEADER_GRACE: Duration = Duration::from_millis(200);
 const SHARE_MAX: usize = 32;
 /// Messages waiting to be alone, and with a worker for them, that are looked at in one round.
 const ALONE_LOOKED_AT: usize = 64;
+
+/// Before every message.
+const FIRST: Place = Place {
+    interface: InterfaceId(uuid::Uuid::nil()),
+    sequence: Sequence::ZERO,
+};
 
 /// Both clocks, read once a round.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +126,8 @@ impl Dispatcher {
         }
     }
 
-    /// A message is PENDING, and not, or no longer, in anyone's hands.
+    /// A message is PENDING, and not, or no longer, in anyone's hands. One that lost its worker goes to another, if there
+    /// is one, as long as this leader remembers which it was.
     pub(crate) fn work(&mut self, state: &State, place: Place, now: Now) {
         let Some(interface) = state.interface(place.interface) else {
             return;
@@ -130,9 +138,13 @@ impl Dispatcher {
         else {
             return;
         };
+        let mut lost_by = None;
         match self.held.get(&place) {
             Some(held) if held.turn == slot.turn => return,
-            Some(_) => self.free(place),
+            Some(held) => {
+                lost_by = held.losing.then_some(held.worker);
+                self.free(place);
+            }
             None => {}
         }
         if slot.not_before > now.cluster {
@@ -141,7 +153,7 @@ impl Dispatcher {
         }
         let queue = self.queue_of(interface.stage_name(slot.stage));
         if slot.losses > 0 {
-            self.queues[queue].push_alone(place);
+            self.queues[queue].push_alone(place, lost_by);
         } else {
             self.queues[queue].push(place);
         }
@@ -216,21 +228,23 @@ impl Dispatcher {
             };
             worker.lease_check = None;
             let name = Arc::clone(&worker.name);
+            let silent = Arc::clone(&worker.silent);
             let gone = worker.push.is_none();
             let mut next = None;
             for (place, held) in self.held_by(session) {
                 if held.losing {
                     continue;
                 }
+                let overdue = held.work_until.is_some_and(|most| most <= now.cluster);
                 if gone {
                     self.lose(state, place, held, format!("worker {name} went away"));
                 } else if held.lease_until <= now.cluster {
-                    self.lose(
-                        state,
-                        place,
-                        held,
-                        format!("worker {name} did not report within its lease"),
-                    );
+                    let reason = match overdue {
+                        true => format!("worker {name} took longer than work_ms_max allows"),
+                        false => format!("worker {name} did not report within its lease"),
+                    };
+                    silent.store(true, Ordering::Relaxed);
+                    self.lose(state, place, held, reason);
                 } else {
                     next = Some(next.map_or(held.lease_until, |next: ClusterTime| {
                         next.min(held.lease_until)
@@ -373,15 +387,19 @@ impl Dispatcher {
         let Some(worker) = self.workers.get_mut(&session) else {
             return;
         };
-        let lease_until = now.cluster.after_ms(stage.lease_ms.into());
-        let held = Held {
+        let mut held = Held {
             session,
+            worker: worker.id,
             stage: slot.stage,
             turn: slot.turn,
             since: now.instant,
-            lease_until,
+            lease_until: now.cluster,
+            work_until: work_until(stage, now.cluster),
+            extensions: 0,
             losing: false,
         };
+        held.lease_until = held.lease_from(now.cluster, stage.lease_ms);
+        let lease_until = held.lease_until;
         self.held.insert(place, held);
         worker.held += 1;
         worker.alone = slot.losses > 0;
@@ -394,6 +412,7 @@ impl Dispatcher {
             interface: Arc::clone(&interface.name),
             incarnation: interface.incarnation,
             stage: name,
+            stage_number: slot.stage,
             turn: slot.turn,
             attempts: slot.attempts.into(),
             message_id: slot.message_id,
@@ -446,7 +465,7 @@ impl Dispatcher {
         };
         let mut able = self.rotation.iter().filter(|session| able(session)).count();
         let mut looked_at = 0;
-        let mut next = self.queues[queue].alone.first().copied();
+        let mut next = self.queues[queue].alone_after(FIRST);
         while let Some(place) = next.filter(|_| able > 0 && looked_at < ALONE_LOOKED_AT) {
             let check = Check {
                 state,
@@ -458,6 +477,7 @@ impl Dispatcher {
                 next = self.queues[queue].alone_after(place);
                 continue;
             };
+            let lost_by = self.queues[queue].alone.get(&place).copied().flatten();
             let mut crew = Crew::default();
             for session in &self.rotation {
                 let worker = self.workers.get(session);
@@ -465,7 +485,7 @@ impl Dispatcher {
                     worker.serves(queue) && interface.name.starts_with(&worker.prefix)
                 };
                 if let Some(worker) = worker.filter(serves) {
-                    crew.add(*session, worker);
+                    crew.add(*session, worker, lost_by == Some(worker.id));
                 }
             }
             // What nobody can take hides nothing that somebody can.
@@ -538,17 +558,18 @@ struct Crew {
     best: Option<Best>,
 }
 
-/// Who holds least, of those that will be done with it soon.
+/// Another one than that which lost the message, and who holds least, of those that will be done with it soon.
 #[derive(Clone, Copy)]
 struct Best {
     session: SessionId,
     slow: bool,
+    lost_it: bool,
     held: u32,
     was_alone: bool,
 }
 
 impl Crew {
-    fn add(&mut self, session: SessionId, worker: &Worker) {
+    fn add(&mut self, session: SessionId, worker: &Worker, lost_it: bool) {
         self.count += 1;
         self.reserved |= worker.reserved;
         if worker.alone {
@@ -558,10 +579,11 @@ impl Crew {
         let new = Best {
             session,
             slow: worker.slow,
+            lost_it,
             held: worker.held,
             was_alone: worker.was_alone,
         };
-        let key = |best: &Best| (best.slow, best.held, best.was_alone);
+        let key = |best: &Best| (best.slow, best.lost_it, best.held, best.was_alone);
         if self.best.as_ref().is_none_or(|best| key(&new) < key(best)) {
             self.best = Some(new);
         }

@@ -5,11 +5,11 @@
 //! an interface the lowest sequence goes first: the head is what everyone waits for.
 
 use super::FixedMap;
-use super::events::Place;
+use super::events::{Place, WorkerId};
 use super::workers::Held;
 use ordo_core::{ClusterTime, Interface, InterfaceId, Sequence, Slot, State, Status};
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ pub(crate) struct Lanes {
     lanes: FixedMap<InterfaceId, Lane>,
     /// Interfaces with a lane, in the order of their turns.
     ring: VecDeque<InterfaceId>,
-    /// Messages that lost a worker before: they are assigned alone.
-    pub(crate) alone: BTreeSet<Place>,
+    /// Messages that lost a worker before, and which it was, where this leader knows: they are assigned alone.
+    pub(crate) alone: BTreeMap<Place, Option<WorkerId>>,
     /// Entries in all lanes; some may be out of date.
     ready: usize,
     /// Workers connected for this stage.
@@ -68,7 +68,7 @@ impl Lanes {
             name,
             lanes: FixedMap::default(),
             ring: VecDeque::new(),
-            alone: BTreeSet::new(),
+            alone: BTreeMap::new(),
             ready: 0,
             workers: 0,
             seen: false,
@@ -85,15 +85,17 @@ impl Lanes {
         self.seen = true;
     }
 
-    pub(crate) fn push_alone(&mut self, place: Place) {
-        self.alone.insert(place);
+    /// What is known of who lost it stays known.
+    pub(crate) fn push_alone(&mut self, place: Place, lost_by: Option<WorkerId>) {
+        let there = self.alone.entry(place).or_default();
+        *there = lost_by.or(*there);
         self.seen = true;
     }
 
     /// The next message that waits to be alone.
     pub(crate) fn alone_after(&self, place: Place) -> Option<Place> {
         let after = (Bound::Excluded(place), Bound::Unbounded);
-        self.alone.range(after).next().copied()
+        self.alone.range(after).next().map(|(place, _)| *place)
     }
 
     /// The next interface's first message that waits to be alone.
@@ -181,7 +183,7 @@ impl Lanes {
                     taken.push(place);
                 }
                 Verdict::NotBefore(at) => drop(delayed.insert((at, place))),
-                Verdict::Alone => drop(self.alone.insert(place)),
+                Verdict::Alone => drop(self.alone.entry(place).or_default()),
                 Verdict::Drop => {}
             }
             lane.ready.pop();

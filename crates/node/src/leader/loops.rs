@@ -292,7 +292,8 @@ impl Observer for Loops {
             return;
         };
         match event {
-            Event::Lead { .. } | Event::Follow | Event::Ask(_) => {}
+            // That it may be given something again shows in the round that follows.
+            Event::Lead { .. } | Event::Follow | Event::Ask(_) | Event::WorkerSpoke => {}
             Event::Tick => {
                 dispatcher.tick(state, now);
                 releaser.tick(state, now);

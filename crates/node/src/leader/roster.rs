@@ -2,8 +2,9 @@
 
 use super::dispatcher::{Dispatcher, Now, RECONNECT_GRACE_MS, current_turn, staged};
 use super::events::{Freed, Hold, Place, SessionId, WorkPush, WorkerHello};
-use super::workers::{CREDITS_MAX, Held, Worker};
-use ordo_core::{ClusterTime, Slot, State, Status};
+use super::workers::{CREDITS_MAX, Held, Worker, work_until};
+use ordo_core::{ClusterTime, Slot, StageConfig, State, Status};
+use std::collections::BTreeMap;
 
 impl Dispatcher {
     /// A worker comes, or comes back: what it names it holds, what it held and does not name is ready again.
@@ -39,6 +40,7 @@ impl Dispatcher {
             reserved: false,
             slow: false,
             draining: false,
+            silent: hello.silent,
             push: Some(hello.push),
             frame: Vec::new(),
             lease_check: None,
@@ -53,17 +55,25 @@ impl Dispatcher {
         for (place, _) in &left {
             self.free(*place);
         }
+        let before: BTreeMap<Place, Held> = left.iter().copied().collect();
         for hold in &hello.holds {
-            self.hold(state, session, hold, now);
+            self.hold(state, session, hold, before.get(&hold.place), now);
         }
         for (place, _) in left {
             self.work(state, place, now);
         }
     }
 
-    /// The worker has it in hand, if nobody else has and the state agrees.
-    fn hold(&mut self, state: &State, session: SessionId, hold: &Hold, now: Now) {
-        let Some((slot, lease_ms)) = assigned(state, hold) else {
+    /// The worker has it in hand, if nobody else has and the state agrees. `before` is what its last stream held.
+    fn hold(
+        &mut self,
+        state: &State,
+        session: SessionId,
+        hold: &Hold,
+        before: Option<&Held>,
+        now: Now,
+    ) {
+        let Some((slot, stage)) = assigned(state, hold) else {
             return;
         };
         if self.held.contains_key(&hold.place) {
@@ -72,17 +82,25 @@ impl Dispatcher {
         let Some(worker) = self.workers.get_mut(&session) else {
             return;
         };
-        let lease_until = now.cluster.after_ms(lease_ms.into());
         worker.held += 1;
         worker.alone |= slot.losses > 0;
-        let held = Held {
+        let before = before.filter(|before| before.turn == slot.turn);
+        let mut held = Held {
             session,
+            worker: worker.id,
             stage: slot.stage,
             turn: slot.turn,
-            since: now.instant,
-            lease_until,
+            since: before.map_or(now.instant, |before| before.since),
+            lease_until: now.cluster,
+            work_until: match before {
+                Some(before) => before.work_until,
+                None => work_until(stage, now.cluster),
+            },
+            extensions: before.map_or(0, |before| before.extensions),
             losing: false,
         };
+        held.lease_until = held.lease_from(now.cluster, stage.lease_ms);
+        let lease_until = held.lease_until;
         self.held.insert(hold.place, held);
         self.look_at_leases(session, lease_until);
     }
@@ -137,14 +155,15 @@ impl Dispatcher {
     /// Leases that begin anew.
     pub(crate) fn extend(&mut self, state: &State, session: SessionId, holds: &[Hold], now: Now) {
         for hold in holds {
-            let Some((_, lease_ms)) = assigned(state, hold) else {
+            let Some((_, stage)) = assigned(state, hold) else {
                 continue;
             };
             let Some(held) = self.held.get_mut(&hold.place) else {
                 continue;
             };
             if held.session == session && held.turn == hold.turn {
-                held.lease_until = now.cluster.after_ms(lease_ms.into());
+                held.lease_until = held.lease_from(now.cluster, stage.lease_ms);
+                held.extensions = held.extensions.saturating_add(1);
             }
         }
     }
@@ -199,9 +218,9 @@ impl Dispatcher {
     }
 }
 
-/// The slot and the lease of an assignment, while the state agrees with it.
-fn assigned<'a>(state: &'a State, hold: &Hold) -> Option<(&'a Slot, u32)> {
+/// The slot and the stage of an assignment, while the state agrees with it.
+fn assigned<'a>(state: &'a State, hold: &Hold) -> Option<(&'a Slot, &'a StageConfig)> {
     let (_, slot, stage) = staged(state, hold.place)?;
     let is_its = slot.status == Status::Pending && slot.turn == hold.turn;
-    (is_its && stage.name == hold.stage).then_some((slot, stage.lease_ms))
+    (is_its && stage.name == hold.stage).then_some((slot, stage))
 }

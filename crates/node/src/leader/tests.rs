@@ -17,6 +17,8 @@ use ordo_core::{
     Digest, Effect, Entry, Ingest, InterfaceConfig, InterfaceId, Loss, MessageId, Outcome, Reply,
     Report, RunPosition, Sequence, StageConfig, State, UpdateInterface, WallTime,
 };
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::Instant;
@@ -36,14 +38,23 @@ struct World {
 struct TestWorker {
     session: SessionId,
     id: u128,
+    silent: Arc<AtomicBool>,
     pushes: UnboundedReceiver<WorkPush>,
 }
 
 /// One consumer's stream with one subscription.
 struct TestConsumer {
     key: SubscriptionKey,
-    heard: std::sync::Arc<Heard>,
+    heard: Arc<Heard>,
     pushes: UnboundedReceiver<DeliverPush>,
+}
+
+fn hold(held: &Assignment) -> Hold {
+    Hold {
+        place: held.place,
+        stage: held.stage.to_string(),
+        turn: held.turn,
+    }
 }
 
 fn interface_id(n: u8) -> InterfaceId {
@@ -305,11 +316,7 @@ impl World {
     ) -> TestWorker {
         let (push, pushes) = unbounded_channel();
         let session = SessionId::next();
-        let hold = |held: &Assignment| Hold {
-            place: held.place,
-            stage: held.stage.to_string(),
-            turn: held.turn,
-        };
+        let silent = Arc::default();
         let hello = WorkerHello {
             session,
             worker: WorkerId(Uuid::from_u128(id)),
@@ -318,6 +325,7 @@ impl World {
             interface_prefix: prefix.to_owned(),
             holds: holds.iter().map(hold).collect(),
             credits,
+            silent: Arc::clone(&silent),
             push,
         };
         self.dispatcher.join(&self.state, hello, self.now);
@@ -325,8 +333,22 @@ impl World {
         TestWorker {
             session,
             id,
+            silent,
             pushes,
         }
+    }
+
+    /// A worker's stream says anything.
+    fn speak(&mut self, worker: &TestWorker) {
+        worker.silent.store(false, Ordering::Relaxed);
+        self.round();
+    }
+
+    fn extend(&mut self, worker: &TestWorker, assignment: &Assignment) {
+        let hold = hold(assignment);
+        self.dispatcher
+            .extend(&self.state, worker.session, &[hold], self.now);
+        self.speak(worker);
     }
 
     fn leave(&mut self, worker: &TestWorker) {
@@ -351,7 +373,7 @@ impl World {
                 name: format!("consumer-{consumer}"),
                 credits,
                 position: None,
-                heard: std::sync::Arc::clone(&heard),
+                heard: Arc::clone(&heard),
                 push,
             },
             self.now,

@@ -1,8 +1,9 @@
 //! Workers and what they hold.
 
 use super::events::{Assignment, SessionId, WorkPush, WorkerId};
-use ordo_core::{ClusterTime, StageNumber, Turn};
+use ordo_core::{ClusterTime, StageConfig, StageNumber, Turn};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
@@ -31,6 +32,8 @@ pub(crate) struct Worker {
     /// It was reserved for a whole lease, and its hands are not empty yet.
     pub(crate) slow: bool,
     pub(crate) draining: bool,
+    /// It lost a lease and has said nothing since: it may be frozen, and gets nothing. Its stream clears it.
+    pub(crate) silent: Arc<AtomicBool>,
     /// Into its stream; `None` once that has closed.
     pub(crate) push: Option<UnboundedSender<WorkPush>>,
     /// Gathered for its next frame.
@@ -43,18 +46,36 @@ pub(crate) struct Worker {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Held {
     pub(crate) session: SessionId,
+    pub(crate) worker: WorkerId,
     pub(crate) stage: StageNumber,
     pub(crate) turn: Turn,
     pub(crate) since: Instant,
     pub(crate) lease_until: ClusterTime,
+    /// No extension of the lease goes beyond.
+    pub(crate) work_until: Option<ClusterTime>,
+    /// How often the lease was extended.
+    pub(crate) extensions: u32,
     /// Its loss is proposed.
     pub(crate) losing: bool,
+}
+
+impl Held {
+    /// When its lease ends that begins now.
+    pub(crate) fn lease_from(&self, now: ClusterTime, lease_ms: u32) -> ClusterTime {
+        let until = now.after_ms(lease_ms.into());
+        self.work_until.map_or(until, |most| most.min(until))
+    }
+}
+
+/// Until when whoever is given a message of a stage now may work on it.
+pub(crate) fn work_until(stage: &StageConfig, now: ClusterTime) -> Option<ClusterTime> {
+    (stage.work_ms_max > 0).then(|| now.after_ms(stage.work_ms_max.into()))
 }
 
 impl Worker {
     /// How many more it can be given now.
     pub(crate) fn room(&self) -> usize {
-        let idle = self.push.is_some() && !self.draining && !self.alone && !self.reserved;
+        let idle = self.is_there() && !self.alone && !self.reserved;
         if idle {
             self.credits.saturating_sub(self.held) as usize
         } else {
@@ -64,6 +85,11 @@ impl Worker {
 
     /// Whether messages of this queue, and of an interface it serves, can be given to it, now or later.
     pub(crate) fn serves(&self, queue: usize) -> bool {
-        self.stages.contains(&queue) && self.push.is_some() && !self.draining && self.credits > 0
+        self.stages.contains(&queue) && self.is_there() && self.credits > 0
+    }
+
+    /// Whether it is connected, stays, and can be heard.
+    pub(crate) fn is_there(&self) -> bool {
+        self.push.is_some() && !self.draining && !self.silent.load(Ordering::Relaxed)
     }
 }
