@@ -5,6 +5,8 @@
 //! awaits, reads a database or decides what the log should. A new leader derives everything from the state at the
 //! index of its term's first entry.
 
+mod alone;
+mod crews;
 mod deadlines;
 mod dispatcher;
 mod events;
@@ -17,6 +19,7 @@ mod retention;
 mod roster;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod workers;
 
 pub use events::{

@@ -325,7 +325,10 @@ pub enum Event {
         holds: Vec<Hold>,
     },
     /// A worker that had lost a lease says something again.
-    WorkerSpoke,
+    WorkerSpoke {
+        /// Its stream.
+        session: SessionId,
+    },
     /// A worker is leaving.
     WorkerDrains {
         /// Its stream.
@@ -371,7 +374,7 @@ impl fmt::Debug for Event {
             Self::WorkerJoined(_) => "WorkerJoined",
             Self::WorkerCredits { .. } => "WorkerCredits",
             Self::WorkerExtends { .. } => "WorkerExtends",
-            Self::WorkerSpoke => "WorkerSpoke",
+            Self::WorkerSpoke { .. } => "WorkerSpoke",
             Self::WorkerDrains { .. } => "WorkerDrains",
             Self::WorkerFreed { .. } => "WorkerFreed",
             Self::WorkerLeft { .. } => "WorkerLeft",

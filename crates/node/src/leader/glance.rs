@@ -63,7 +63,9 @@ impl Glance<'_> {
             .values()
             .filter(|worker| worker.is_there());
         connected
-            .filter(|worker| worker.stages.contains(queue) && interface.starts_with(&worker.prefix))
+            .filter(|worker| {
+                worker.stages.contains(queue) && interface.starts_with(&*worker.prefix)
+            })
             .count()
     }
 

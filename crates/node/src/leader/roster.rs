@@ -2,15 +2,16 @@
 
 use super::dispatcher::{Dispatcher, Now, RECONNECT_GRACE_MS, current_turn, staged};
 use super::events::{Freed, Hold, Place, SessionId, WorkPush, WorkerHello};
-use super::workers::{CREDITS_MAX, Held, Worker, work_until};
+use super::workers::{CREDITS_MAX, Held, NEVER, Worker, work_until};
 use ordo_core::{ClusterTime, Slot, StageConfig, State, Status};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 impl Dispatcher {
     /// A worker comes, or comes back: what it names it holds, what it held and does not name is ready again.
     pub(crate) fn join(&mut self, state: &State, hello: WorkerHello, now: Now) {
         let session = hello.session;
-        let unknown_stages = self.unknown(state, &hello.stages);
+        let unknown_stages = self.unknown(&hello.stages);
         let mut stages: Vec<usize> = hello
             .stages
             .iter()
@@ -18,27 +19,27 @@ impl Dispatcher {
             .collect();
         stages.sort_unstable();
         stages.dedup();
+        let prefix: Arc<str> = hello.interface_prefix.into();
         // The stream may be gone already; its end will say so.
         let _ = hello.push.send(WorkPush::Welcome { unknown_stages });
-        let before = self
-            .sessions
-            .insert(hello.worker, session)
-            .map(|before| (before, self.held_by(before)));
+        let before = self.sessions.insert(hello.worker, session);
+        let left = before.map_or_else(Vec::new, |before| self.held_by(before));
         for stage in &stages {
-            self.queues[*stage].workers += 1;
+            self.queues[*stage].crews.join(&prefix, session);
         }
         let worker = Worker {
             id: hello.worker,
             name: hello.name.into(),
             stages,
             next_stage: 0,
-            prefix: hello.interface_prefix,
+            prefix,
             credits: hello.credits.min(CREDITS_MAX),
-            held: 0,
+            holds: BTreeSet::new(),
             alone: false,
             was_alone: false,
             reserved: false,
             slow: false,
+            listed: false,
             draining: false,
             silent: hello.silent,
             push: Some(hello.push),
@@ -46,11 +47,8 @@ impl Dispatcher {
             lease_check: None,
         };
         self.workers.insert(session, worker);
-        self.rotation.push_back(session);
-        let mut left = Vec::new();
-        if let Some((before, held)) = before {
+        if let Some(before) = before {
             self.retire(before);
-            left = held;
         }
         for (place, _) in &left {
             self.free(*place);
@@ -61,6 +59,17 @@ impl Dispatcher {
         }
         for (place, _) in left {
             self.work(state, place, now);
+        }
+        self.spoke(session);
+    }
+
+    /// A worker may be given something, or something again.
+    pub(crate) fn spoke(&mut self, session: SessionId) {
+        self.has_room(session);
+        if let Some(worker) = self.workers.get(&session)
+            && worker.holds.is_empty()
+        {
+            self.has_empty_hands(session);
         }
     }
 
@@ -82,7 +91,6 @@ impl Dispatcher {
         let Some(worker) = self.workers.get_mut(&session) else {
             return;
         };
-        worker.held += 1;
         worker.alone |= slot.losses > 0;
         let before = before.filter(|before| before.turn == slot.turn);
         let mut held = Held {
@@ -92,6 +100,7 @@ impl Dispatcher {
             turn: slot.turn,
             since: before.map_or(now.instant, |before| before.since),
             lease_until: now.cluster,
+            listed_at: NEVER,
             work_until: match before {
                 Some(before) => before.work_until,
                 None => work_until(stage, now.cluster),
@@ -100,9 +109,7 @@ impl Dispatcher {
             losing: false,
         };
         held.lease_until = held.lease_from(now.cluster, stage.lease_ms);
-        let lease_until = held.lease_until;
-        self.held.insert(hold.place, held);
-        self.look_at_leases(session, lease_until);
+        self.take_in_hand(hold.place, held);
     }
 
     pub(super) fn look_at_leases(&mut self, session: SessionId, at: ClusterTime) {
@@ -121,21 +128,20 @@ impl Dispatcher {
             return;
         };
         self.deadlines.clear(session);
-        self.rotation.retain(|there| *there != session);
         if let Some(push) = worker.push {
-            self.unserve(worker.stages);
+            self.unserve(session, worker.stages, &worker.prefix);
             let _ = push.send(WorkPush::Replaced);
         }
     }
 
     /// In order, so that the same happens in every run.
-    pub(super) fn held_by(&self, session: SessionId) -> Vec<(Place, Held)> {
-        let mut held: Vec<(Place, Held)> = self
-            .held
-            .iter()
-            .filter(|(_, held)| held.session == session)
-            .map(|(place, held)| (*place, *held))
-            .collect();
+    pub(super) fn held_by(&mut self, session: SessionId) -> Vec<(Place, Held)> {
+        let Some(worker) = self.workers.get(&session) else {
+            return Vec::new();
+        };
+        self.steps += worker.holds.len() as u64;
+        let held = |(_, place): &(ClusterTime, Place)| Some((*place, *self.held.get(place)?));
+        let mut held: Vec<(Place, Held)> = worker.holds.iter().filter_map(held).collect();
         held.sort_unstable_by_key(|(place, _)| *place);
         held
     }
@@ -143,12 +149,15 @@ impl Dispatcher {
     pub(crate) fn credits(&mut self, session: SessionId, credits: u32) {
         if let Some(worker) = self.workers.get_mut(&session) {
             worker.credits = credits.min(CREDITS_MAX);
+            self.spoke(session);
         }
     }
 
     pub(crate) fn drain(&mut self, session: SessionId) {
         if let Some(worker) = self.workers.get_mut(&session) {
             worker.draining = true;
+            // What was to go to it may find another.
+            self.has_empty_hands(session);
         }
     }
 
@@ -191,10 +200,13 @@ impl Dispatcher {
         };
         worker.push = None;
         worker.frame.clear();
-        let (draining, held) = (worker.draining, worker.held);
-        let stages = std::mem::take(&mut worker.stages);
-        self.unserve(stages);
-        if draining || held == 0 {
+        let (draining, holds_nothing) = (worker.draining, worker.holds.is_empty());
+        let (stages, prefix) = (
+            std::mem::take(&mut worker.stages),
+            Arc::clone(&worker.prefix),
+        );
+        self.unserve(session, stages, &prefix);
+        if draining || holds_nothing {
             let held = self.held_by(session);
             self.forget(session);
             for (place, _) in held {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod dispatch;
+mod flat;
 mod release;
 
 use super::dispatcher::{Dispatcher, Now};
@@ -149,7 +150,7 @@ impl World {
                     );
                 }
                 Effect::Interface { interface } => {
-                    self.dispatcher.scan(&self.state, interface, self.now);
+                    self.dispatcher.configured(&self.state, interface, self.now);
                     self.releaser.interface(&self.state, interface, self.now);
                 }
             }
@@ -340,7 +341,9 @@ impl World {
 
     /// A worker's stream says anything.
     fn speak(&mut self, worker: &TestWorker) {
-        worker.silent.store(false, Ordering::Relaxed);
+        if worker.silent.swap(false, Ordering::Relaxed) {
+            self.dispatcher.spoke(worker.session);
+        }
         self.round();
     }
 

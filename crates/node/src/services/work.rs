@@ -195,7 +195,7 @@ impl<R: Rules> Pump<R> {
             return Err(Failure::field("hello", "hello came twice on one stream"));
         }
         if self.silent.swap(false, Ordering::Relaxed) {
-            self.stream.tell(Event::WorkerSpoke, 1).await?;
+            self.stream.tell(Event::WorkerSpoke { session }, 1).await?;
         }
         if frame.credits > 0 {
             let credits = frame.credits;
