@@ -49,6 +49,8 @@ pub struct StageConfig {
     /// The longest back-off, in milliseconds.
     pub backoff_ms_max: u32,
     /// How long one worker may have a message, however often it extends its lease, in milliseconds; 0: for ever.
+    /// Rows that were written before it have none, so that it is stored behind the configuration's other fields.
+    #[serde(skip)]
     pub work_ms_max: u32,
 }
 

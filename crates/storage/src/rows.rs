@@ -1,34 +1,44 @@
 //! Rows of the state store: permanent.
 //!
 //! A row is a version byte and its fields in postcard's encoding, which has exactly one form for a value, so that
-//! replicas hold the same bytes. A payload is stored as it is, and behind it the byte that says what wrote it. A row's
-//! kind stands in its key.
+//! replicas hold the same bytes. A row's kind stands in its key.
+//!
+//! A payload is stored as it was ingested. Behind one that a stage left stand that stage's number + 1 (one byte) and
+//! [`MARK`]; a payload that happens to end so itself has 0 and the mark behind it.
 
-use bytes::Bytes;
-use ordo_core::{Key, PayloadRow, Row};
+use ordo_core::{ConfigRow, Key, PayloadRow, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The version that this program writes. A change of a row's fields takes the next number and goes on reading this
-/// one. Version 1, whose payloads did not say what wrote them, is no longer read: no released program wrote it.
-const VERSION: u8 = 2;
+/// The version that this program writes of most kinds. A change of a row's fields takes the next number and goes on
+/// reading this one.
+const VERSION: u8 = 1;
+/// The version of kinds that have more fields at their end than in the one before.
+const GROWN: u8 = 2;
+/// Those fields as they are in a row that was written without them: no stage bounds how long its work takes.
+const CONFIG_GREW: &[u8] = &[0];
+/// Tells that what stands before it is no payload's last byte. Drawn once.
+const MARK: [u8; 16] = [
+    0x9f, 0xb4, 0x52, 0xc5, 0x9f, 0xe6, 0xe5, 0x1c, 0x8c, 0xf2, 0x7a, 0xb7, 0xf1, 0x56, 0x60, 0xf7,
+];
 
 /// Bytes that are no row of their kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
     /// Written by a later version, or damaged.
-    #[error("the row's version is {0}; this program reads {VERSION}")]
+    #[error("the row's version is {0}; this program reads those up to {GROWN}")]
     Version(u8),
     /// Damaged.
     #[error("the row of {0} bytes cannot be read")]
     Unreadable(usize),
 }
 
-/// Writes `row` over what `out` held.
+/// Writes `row` over what `out` held. Most payloads need no encoding, and go to the store without this copy (see
+/// [`is_plain`]).
 pub fn encode(row: &Row, out: &mut Vec<u8>) {
     match row {
         Row::Clock(row) => encode_fields(row, out),
-        Row::Config(row) => encode_fields(row, out),
+        Row::Config(row) => encode_grown(&(row, work_ms_max(row)), out),
         Row::Lane(row) => encode_fields(row, out),
         Row::Destination(row) => encode_fields(row, out),
         Row::Producer(row) => encode_fields(row, out),
@@ -37,10 +47,13 @@ pub fn encode(row: &Row, out: &mut Vec<u8>) {
         Row::Headers(row) => encode_fields(row, out),
         Row::Record(row) => encode_fields(row, out),
         Row::Event(row) => encode_fields(row, out),
-        Row::Payload(PayloadRow { row, payload }) => {
+        Row::Payload(payload) => {
             out.clear();
-            out.extend_from_slice(payload);
-            out.push(*row);
+            out.extend_from_slice(&payload.payload);
+            if !is_plain(payload) {
+                out.push(payload.row);
+                out.extend_from_slice(&MARK);
+            }
         }
     }
 }
@@ -52,24 +65,47 @@ pub fn encode(row: &Row, out: &mut Vec<u8>) {
 pub fn decode(key: &Key, bytes: &[u8]) -> Result<Row, RowError> {
     Ok(match key {
         Key::Clock => Row::Clock(decode_fields(bytes)?),
-        Key::Config(..) => Row::Config(decode_fields(bytes)?),
+        Key::Config(..) => Row::Config(decode_config(bytes)?),
         Key::Lane(..) => Row::Lane(decode_fields(bytes)?),
         Key::Destination(..) => Row::Destination(decode_fields(bytes)?),
         Key::Producer(..) => Row::Producer(decode_fields(bytes)?),
         Key::DeadLetter(..) => Row::DeadLetter(decode_fields(bytes)?),
         Key::Slot(..) => Row::Slot(decode_fields(bytes)?),
-        Key::Payload(..) => Row::Payload(payload_of(bytes.to_vec())?),
+        Key::Payload(..) => Row::Payload(payload_of(bytes.to_vec())),
         Key::Headers(..) => Row::Headers(decode_fields(bytes)?),
         Key::Record(..) => Row::Record(decode_fields(bytes)?),
         Key::Event(..) => Row::Event(decode_fields(bytes)?),
     })
 }
 
+/// Whether a payload is stored as it is.
+pub(crate) fn is_plain(payload: &PayloadRow) -> bool {
+    payload.row == 0 && !payload.payload.ends_with(&MARK)
+}
+
 /// Reads a payload, which needs no copy of its bytes.
-pub(crate) fn payload_of(mut bytes: Vec<u8>) -> Result<PayloadRow, RowError> {
-    let row = bytes.pop().ok_or(RowError::Unreadable(0))?;
-    let payload = Bytes::from(bytes);
-    Ok(PayloadRow { row, payload })
+pub(crate) fn payload_of(mut bytes: Vec<u8>) -> PayloadRow {
+    let mut row = 0;
+    if let Some([.., last]) = bytes.strip_suffix(&MARK) {
+        row = *last;
+        bytes.truncate(bytes.len() - MARK.len() - 1);
+    }
+    let payload = bytes.into();
+    PayloadRow { row, payload }
+}
+
+/// How long work may take, by stage: it stands behind the configuration's other fields.
+fn work_ms_max(row: &ConfigRow) -> Vec<u32> {
+    let stages = row.config.stages.iter();
+    stages.map(|stage| stage.work_ms_max).collect()
+}
+
+fn decode_config(bytes: &[u8]) -> Result<ConfigRow, RowError> {
+    let (mut row, most): (ConfigRow, Vec<u32>) = decode_grown(bytes, CONFIG_GREW)?;
+    for (stage, most) in row.config.stages.iter_mut().zip(most) {
+        stage.work_ms_max = most;
+    }
+    Ok(row)
 }
 
 /// Writes a version byte and `fields` over what `out` held.
@@ -79,15 +115,35 @@ pub(crate) fn encode_fields<T: Serialize>(fields: &T, out: &mut Vec<u8>) {
     postcard::to_io(fields, &mut *out).expect("a row is plain data and memory takes all of it");
 }
 
+/// Writes the later version and `fields` over what `out` held.
+fn encode_grown<T: Serialize>(fields: &T, out: &mut Vec<u8>) {
+    encode_fields(fields, out);
+    out[0] = GROWN;
+}
+
+/// Reads what [`encode_grown`] wrote, or [`encode_fields`] when the kind did not have what it grew by.
+fn decode_grown<T: DeserializeOwned>(bytes: &[u8], grew: &[u8]) -> Result<T, RowError> {
+    match bytes.split_first() {
+        Some((&GROWN, fields)) => read(fields, bytes.len()),
+        Some((&VERSION, fields)) => read(&[fields, grew].concat(), bytes.len()),
+        Some((version, _)) => Err(RowError::Version(*version)),
+        None => Err(RowError::Unreadable(0)),
+    }
+}
+
 /// Reads what [`encode_fields`] wrote, all of it.
 pub(crate) fn decode_fields<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RowError> {
     let (version, fields) = bytes.split_first().ok_or(RowError::Unreadable(0))?;
     if *version != VERSION {
         return Err(RowError::Version(*version));
     }
+    read(fields, bytes.len())
+}
+
+fn read<T: DeserializeOwned>(fields: &[u8], length: usize) -> Result<T, RowError> {
     match postcard::take_from_bytes(fields) {
         Ok((row, [])) => Ok(row),
-        Ok(_) | Err(_) => Err(RowError::Unreadable(bytes.len())),
+        Ok(_) | Err(_) => Err(RowError::Unreadable(length)),
     }
 }
 
@@ -96,7 +152,7 @@ pub(crate) fn decode_fields<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RowE
 mod tests {
     use super::*;
     use ordo_core::{
-        ClockRow, ClusterTime, ConfigRow, ConsumerId, DeadLetter, DeadLetterKey, Destination,
+        ClockRow, ClusterTime, ConsumerId, DeadLetter, DeadLetterKey, Destination,
         DestinationNumber, DestinationSet, Digest, Epoch, EventKind, EventRow, FailCause, Header,
         Holder, Incarnation, InterfaceConfig, InterfaceId, LaneRow, MessageId, Producer, Record,
         RunPosition, Sequence, StageConfig, StageNumber, Status, WallTime,
@@ -132,10 +188,19 @@ mod tests {
     }
 
     fn config() -> impl Strategy<Value = (Key, Row)> {
-        (".{0,9}", any::<u32>(), any::<u64>(), "[a-z]{1,9}").prop_map(
-            |(name, incarnation, config_version, stage)| {
+        (
+            ".{0,9}",
+            any::<u32>(),
+            any::<u64>(),
+            "[a-z]{1,9}",
+            any::<u32>(),
+        )
+            .prop_map(|(name, incarnation, config_version, stage, work_ms_max)| {
                 let config = InterfaceConfig {
-                    stages: vec![StageConfig::named(&stage)],
+                    stages: vec![StageConfig {
+                        work_ms_max,
+                        ..StageConfig::named(&stage)
+                    }],
                     ..InterfaceConfig::default()
                 };
                 let row = ConfigRow {
@@ -145,8 +210,7 @@ mod tests {
                     config,
                 };
                 (Key::Config(InterfaceId(Uuid::nil())), Row::Config(row))
-            },
-        )
+            })
     }
 
     fn lane() -> impl Strategy<Value = (Key, Row)> {
@@ -312,7 +376,9 @@ mod tests {
     }
 
     fn payload() -> impl Strategy<Value = (Key, Row)> {
-        (any::<u8>(), proptest::collection::vec(any::<u8>(), 0..40)).prop_map(|(row, bytes)| {
+        let bytes = proptest::collection::vec(any::<u8>(), 0..40);
+        (0..3u8, bytes, any::<bool>()).prop_map(|(row, mut bytes, marked)| {
+            bytes.extend(MARK.iter().filter(|_| marked));
             let payload = bytes.into();
             (
                 Key::Payload(InterfaceId(Uuid::nil()), Sequence(1)),
@@ -364,12 +430,30 @@ mod tests {
     }
 
     #[test]
+    fn a_payload_and_a_configuration_of_before_are_read() {
+        let before = payload_of(b"as it is".to_vec());
+        assert_eq!((before.row, &before.payload[..]), (0, &b"as it is"[..]));
+        let config = InterfaceConfig {
+            stages: vec![StageConfig::named("parse")],
+            ..InterfaceConfig::default()
+        };
+        let row = ConfigRow {
+            name: "a".into(),
+            incarnation: Incarnation(1),
+            config_version: 1,
+            config,
+        };
+        let mut bytes = Vec::new();
+        encode_fields(&row, &mut bytes);
+        let key = Key::Config(InterfaceId(Uuid::nil()));
+        let Row::Config(read) = decode(&key, &bytes).unwrap() else {
+            panic!("another kind");
+        };
+        assert_eq!(read.config, row.config);
+    }
+
+    #[test]
     fn a_later_version_is_refused_by_its_number() {
-        let no_payload = Key::Payload(InterfaceId(Uuid::nil()), Sequence(1));
-        assert_eq!(
-            decode(&no_payload, &[]).unwrap_err(),
-            RowError::Unreadable(0)
-        );
         let bytes = [VERSION + 1, 0, 0, 0, 0, 0];
         assert_eq!(
             decode(&Key::Clock, &bytes).unwrap_err(),

@@ -437,9 +437,9 @@ impl StateStore {
         self.read(|engine| match engine.get(&bytes)? {
             None => Ok(None),
             // The value is ours: no need to copy a payload out of it.
-            Some(value) if matches!(key, Key::Payload(..)) => rows::payload_of(value)
-                .map(|payload| Some(Row::Payload(payload)))
-                .map_err(|error| self.inner.home.damage(format!("{key:?}: {error}"))),
+            Some(value) if matches!(key, Key::Payload(..)) => {
+                Ok(Some(Row::Payload(rows::payload_of(value))))
+            }
             Some(value) => Ok(Some(self.decode(&bytes, &value)?.1)),
         })
     }
@@ -465,8 +465,13 @@ pub(crate) fn put_mutations(mutations: &[Mutation], batch: &mut dyn Batch) {
         match mutation {
             Mutation::Put(key, row) => {
                 keys::encode(key, &mut key_bytes);
-                rows::encode(row, &mut row_bytes);
-                batch.put(&key_bytes, &row_bytes);
+                match row {
+                    Row::Payload(row) if rows::is_plain(row) => batch.put(&key_bytes, &row.payload),
+                    row => {
+                        rows::encode(row, &mut row_bytes);
+                        batch.put(&key_bytes, &row_bytes);
+                    }
+                }
             }
             Mutation::Delete(key) => {
                 keys::encode(key, &mut key_bytes);
