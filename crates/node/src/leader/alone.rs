@@ -11,8 +11,8 @@ use ordo_core::{ClusterTime, Sequence, State};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Messages waiting to be alone that are looked at in one round, for one prefix of a stage.
-const LOOKED_AT: usize = 64;
+/// Interfaces that are looked at in vain in one round, for one prefix of a stage.
+const IN_VAIN: usize = 64;
 
 /// What a crew's workers have in their hands.
 struct Hands {
@@ -105,38 +105,54 @@ impl Dispatcher {
     /// to get their share of the workers. Afterwards what is left goes to whoever has nothing else to do.
     pub(super) fn place_alone(&mut self, state: &State, now: Now, others_first: bool) {
         let mut seen = Seen::new();
-        let touched: Vec<_> = self.touched.iter().cloned().collect();
-        for (queue, prefix) in touched {
-            self.place_alone_of(state, (queue, &prefix), &mut seen, now, others_first);
+        let touched = std::mem::take(&mut self.touched);
+        for ((queue, prefix), from) in touched {
+            let at = (queue, &*prefix);
+            let rest = self.place_alone_of(state, at, from.clone(), &mut seen, now, others_first);
+            // Afterwards only the rest of what was too much for one round is to be looked at.
+            if let Some(from) = if others_first { Some(from) } else { rest } {
+                self.touched.insert((queue, prefix), from);
+            }
         }
     }
 
+    /// A message that has to be alone may find a worker, of an interface whose name begins so.
+    pub(super) fn touch(&mut self, queue: usize, prefix: &Arc<str>) {
+        let from_the_first = (Cursor::Start, Sequence::ZERO);
+        self.touched
+            .insert((queue, Arc::clone(prefix)), from_the_first);
+    }
+
+    /// Where the next round goes on, if there is more than one looks at.
     fn place_alone_of(
         &mut self,
         state: &State,
         (queue, prefix): (usize, &str),
+        mut after: (Cursor, Sequence),
         seen: &mut Seen,
         now: Now,
         others_first: bool,
-    ) {
-        let mut after = (Cursor::Start, Sequence::ZERO);
-        for _ in 0..LOOKED_AT {
+    ) -> Option<(Cursor, Sequence)> {
+        let mut in_vain = 0;
+        while in_vain < IN_VAIN {
             let check = Check {
                 state,
                 now: now.cluster,
                 held: &self.held,
             };
             let lanes = &mut self.queues[queue];
-            let Some(alone) = lanes.next_alone(&check, prefix, &after, &mut self.steps) else {
-                return;
-            };
+            let alone = lanes.next_alone(&check, prefix, &after, &mut self.steps)?;
             let name = Arc::clone(&alone.interface);
             after = match self.place_one(state, queue, &alone, seen, now, others_first) {
                 true => (Cursor::At(name), alone.place.sequence),
                 // The others of the interface would find the same workers.
-                false => (Cursor::After(name), Sequence::ZERO),
+                false => {
+                    in_vain += 1;
+                    (Cursor::After(name), Sequence::ZERO)
+                }
             };
         }
+        Some(after)
     }
 
     /// Whether it found a worker.
@@ -212,11 +228,12 @@ impl Dispatcher {
         let Some(worker) = self.workers.get(&session) else {
             return;
         };
-        for queue in &worker.stages {
-            self.steps += 1;
-            if self.queues[*queue].has_alone(&worker.prefix) {
-                self.touched.insert((*queue, Arc::clone(&worker.prefix)));
-            }
+        self.steps += worker.stages.len() as u64;
+        let waits = |queue: &&usize| self.queues[**queue].has_alone(&worker.prefix);
+        let queues: Vec<usize> = worker.stages.iter().filter(waits).copied().collect();
+        let prefix = Arc::clone(&worker.prefix);
+        for queue in queues {
+            self.touch(queue, &prefix);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! moves by a second at most: the reports that waited for it are heard before any lease ends.
 
 use super::FixedMap;
+use super::crews::Cursor;
 use super::deadlines::Deadlines;
 use super::events::{Assignment, Place, SessionId, WorkPush, WorkerId};
 use super::lanes::{Check, Lanes};
@@ -60,7 +61,8 @@ pub(crate) struct Dispatcher {
     /// stand here has nothing to be given, or nobody to give it to.
     woken: Turns<(usize, Arc<str>)>,
     /// Stages and beginnings of interfaces' names for which a message that has to be alone may find a worker.
-    pub(super) touched: BTreeSet<(usize, Arc<str>)>,
+    /// From where on they are looked at stands beside them.
+    pub(super) touched: BTreeMap<(usize, Arc<str>), (Cursor, Sequence)>,
     pub(super) held: FixedMap<Place, Held>,
     /// Messages whose time has not come.
     delayed: BTreeSet<(ClusterTime, Place)>,
@@ -88,7 +90,7 @@ impl Dispatcher {
             workers: BTreeMap::new(),
             sessions: BTreeMap::new(),
             woken: Turns::default(),
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
             held: FixedMap::default(),
             delayed: BTreeSet::new(),
             deadlines: Deadlines::default(),
@@ -137,7 +139,7 @@ impl Dispatcher {
                 self.vacate(queue);
             } else if !interface.config.paused && self.queues[queue].unpark(interface.id) {
                 self.wake(queue, &interface.name);
-                self.touched.insert((queue, Arc::clone(&interface.name)));
+                self.touch(queue, &interface.name);
             }
         }
     }
@@ -182,7 +184,7 @@ impl Dispatcher {
         let queue = self.queue_of(interface.stage_name(slot.stage));
         if slot.losses > 0 {
             self.queues[queue].push_alone(interface, place.sequence, lost_by);
-            self.touched.insert((queue, Arc::clone(&interface.name)));
+            self.touch(queue, &interface.name);
         } else if self.queues[queue].push(interface, place.sequence) {
             self.wake(queue, &interface.name);
         }
@@ -239,7 +241,7 @@ impl Dispatcher {
             self.queues[queue].crews.leave(prefix, session);
             if self.queues[queue].has_alone(prefix) {
                 // What was to go to it may find another.
-                self.touched.insert((queue, Arc::clone(prefix)));
+                self.touch(queue, prefix);
             }
             self.vacate(queue);
         }
@@ -379,7 +381,9 @@ impl Dispatcher {
         let opens = (now.instant < self.opens_at).then_some(self.opens_at);
         let delayed = self.delayed.first().map(|(at, _)| *at);
         let reserved = self.reserved.iter().map(|(_, until)| *until);
-        let due = self.deadlines.next().into_iter().chain(delayed);
+        let more = opens.is_none() && !self.touched.is_empty();
+        let more = more.then_some(now.cluster);
+        let due = self.deadlines.next().into_iter().chain(delayed).chain(more);
         (opens, due.chain(reserved).min())
     }
 
@@ -408,7 +412,6 @@ impl Dispatcher {
         if self.end_reservations(now) {
             self.fill_all(state, now);
         }
-        self.touched.clear();
     }
 
     /// Fills every worker's hands, by turns.

@@ -58,14 +58,11 @@ impl Glance<'_> {
         let Some(queue) = dispatcher.stages.get(stage) else {
             return 0;
         };
-        let connected = dispatcher
-            .workers
-            .values()
-            .filter(|worker| worker.is_there());
-        connected
-            .filter(|worker| {
-                worker.stages.contains(queue) && interface.starts_with(&*worker.prefix)
-            })
+        let crews = dispatcher.queues[*queue].crews.serving(interface);
+        let workers = crews.flat_map(|(_, crew)| &crew.workers);
+        workers
+            .filter_map(|session| dispatcher.workers.get(session))
+            .filter(|worker| worker.is_there())
             .count()
     }
 

@@ -70,10 +70,9 @@ fn look_at(interface: &Interface, glance: &Glance<'_>, wall_ms: u64) -> Seen {
             let since = slot.accepted_at.0 + slot.stage_times.last().copied().map_or(0, u64::from);
             response.head_waiting_ms = wall_ms.saturating_sub(since);
             response.behind = interface.window() - 1;
-            let released = usize::try_from(interface.backlog()).unwrap_or(usize::MAX);
-            let behind = interface.slots().skip(released.saturating_add(1));
-            response.behind_ready =
-                behind.filter(|(_, slot)| slot.status.is_final()).count() as u64;
+            let behind = head.0 + 1..=interface.last_sequence.0;
+            let behind = behind.filter_map(|behind| interface.slot(Sequence(behind)));
+            response.behind_ready = behind.filter(|slot| slot.status.is_final()).count() as u64;
             let stage = interface.stage_name(slot.stage);
             response.workers =
                 u32::try_from(glance.workers_for(stage, &interface.name)).unwrap_or(u32::MAX);
