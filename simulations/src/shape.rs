@@ -69,13 +69,19 @@ impl Shape {
 }
 
 fn interface(rng: &mut StdRng, lease: Duration, rush: bool) -> InterfaceConfig {
+    let lease_ms = u32::try_from(lease.as_millis()).expect("a few seconds");
     let stages = (0..rng.random_range(0..=3)).map(|at| StageConfig {
         name: format!("stage{at}"),
         max_attempts: rng.random_range(1..=4),
         max_losses: rng.random_range(2..=4),
-        lease_ms: u32::try_from(lease.as_millis()).expect("a few seconds"),
+        lease_ms,
         backoff_ms: rng.random_range(10..200),
         backoff_ms_max: 1_000,
+        // Longer than any work that is slow on purpose.
+        work_ms_max: match lease_ms % 4 {
+            0 => 3 * lease_ms,
+            _ => 0,
+        },
     });
     let stages = stages.collect();
     let destinations = (0..rng.random_range(1..=2)).map(|at| DestinationConfig {

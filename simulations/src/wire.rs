@@ -109,9 +109,21 @@ pub async fn listen(place: Arc<Place>, boot: u64, port: u16) -> io::Result<Liste
 
 /// Connects from the host at hand.
 pub fn connector() -> impl Connect {
-    |address: &str| -> Result<_, ConnectError> {
+    connector_of(None)
+}
+
+/// Connects from the host at hand; what is not read waits at the node, but for so many bytes of it.
+pub fn narrow_connector(bytes: u32) -> impl Connect {
+    connector_of(Some(bytes))
+}
+
+fn connector_of(window: Option<u32>) -> impl Connect {
+    move |address: &str| -> Result<_, ConnectError> {
         let address = address.to_owned();
-        let endpoint = endpoint(&address)?;
+        let mut endpoint = endpoint(&address)?;
+        if let Some(bytes) = window {
+            endpoint = endpoint.initial_stream_window_size(bytes);
+        }
         Ok(
             endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
                 let address = address.clone();

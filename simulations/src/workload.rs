@@ -31,6 +31,8 @@ const FRESH: u64 = 10;
 const FRESH_MAX: u64 = 1_000;
 /// A slower worker would not be done with what gathered meanwhile.
 const CONCURRENCY_MIN: u32 = 4;
+/// What a slow reader's connection takes before it reads.
+const SLOW_READER_BYTES: u32 = 256;
 /// How long what was sent may be on its way, once no link is slow any more.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// Interfaces that are made at once.
@@ -154,6 +156,10 @@ impl Workload {
         }
         if common.shape.rogues[1] {
             self.host(sim, common, "rogue-w", rogue_work);
+        }
+        // One of three, and nothing else of a run depends on it.
+        if sub_seed(common.seed, "slow-w").is_multiple_of(3) {
+            self.host(sim, common, "slow-w", read_late);
         }
         if common.shape.rogues[2] {
             self.host(sim, common, "rogue-c", rogue_consume);
@@ -395,6 +401,19 @@ async fn rogue_work(mut life: Life) {
     let (stages, lease) = (life.stages(), life.common.shape.lease);
     let plan = actors::RogueWorkerPlan::draw(&mut life.random, &stages, lease);
     let (raw, scribe) = (life.raw(), life.scribe());
+    actors::rogue_work(raw, scribe, plan, life.common.ending.clone()).await;
+}
+
+async fn read_late(mut life: Life) {
+    let _making = Making::begin(&life.common.making);
+    let (stages, lease) = (life.stages(), life.common.shape.lease);
+    if stages.is_empty() {
+        return;
+    }
+    let plan = actors::RogueWorkerPlan::draw_slow_reader(&mut life.random, &stages, lease);
+    let nodes = life.common.nodes.iter().cloned();
+    let raw = Raw::new(wire::narrow_connector(SLOW_READER_BYTES), nodes);
+    let scribe = life.scribe();
     actors::rogue_work(raw, scribe, plan, life.common.ending.clone()).await;
 }
 

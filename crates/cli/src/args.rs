@@ -143,10 +143,11 @@ pub fn stage(text: &str) -> Result<proto::StageConfig, String> {
             "lease_ms" => &mut stage.lease_ms,
             "backoff_ms" => &mut stage.backoff_ms,
             "backoff_ms_max" => &mut stage.backoff_ms_max,
+            "work_ms_max" => &mut stage.work_ms_max,
             _ => {
                 return Err(unknown_key(
                     key,
-                    "max_attempts, max_losses, lease_ms, backoff_ms, backoff_ms_max",
+                    "max_attempts, max_losses, lease_ms, backoff_ms, backoff_ms_max, work_ms_max",
                 ));
             }
         };

@@ -6,7 +6,7 @@ use crate::limits::{
     DEDUP_MESSAGES_DEFAULT, DEDUP_MESSAGES_MAX, DESTINATIONS_MAX, IN_FLIGHT_DEFAULT, IN_FLIGHT_MAX,
     INTERFACE_NAME_BYTES_MAX, LEASE_MS_DEFAULT, LEASE_MS_MAX, LEASE_MS_MIN, LOSSES_DEFAULT,
     LOSSES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_DEFAULT, PAYLOAD_BYTES_MAX, STAGES_MAX,
-    WINDOW_DEFAULT, WINDOW_MAX,
+    WINDOW_DEFAULT, WINDOW_MAX, WORK_MS_MAX,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,10 @@ pub struct StageConfig {
     pub backoff_ms: u32,
     /// The longest back-off, in milliseconds.
     pub backoff_ms_max: u32,
+    /// How long one worker may have a message, however often it extends its lease, in milliseconds; 0: for ever.
+    /// Rows that were written before it have none, so that it is stored behind the configuration's other fields.
+    #[serde(skip)]
+    pub work_ms_max: u32,
 }
 
 /// One named receiver.
@@ -88,6 +92,7 @@ impl StageConfig {
             lease_ms: LEASE_MS_DEFAULT,
             backoff_ms: BACKOFF_MS_DEFAULT,
             backoff_ms_max: BACKOFF_MS_MAX_DEFAULT,
+            work_ms_max: 0,
         }
     }
 }
@@ -314,6 +319,12 @@ impl StageConfig {
             self.backoff_ms_max,
             self.backoff_ms,
             BACKOFF_MS_MAX,
+        )?;
+        within(
+            format!("stages[{i}].work_ms_max"),
+            self.work_ms_max,
+            0,
+            WORK_MS_MAX,
         )
     }
 

@@ -41,8 +41,8 @@ pub use interface::{
 };
 pub use load::LoadError;
 pub use mutation::{
-    ClockRow, ConfigRow, EventKind, EventRow, Key, LaneRow, Mutation, Record, Row, SessionRow,
-    merge_headers,
+    ClockRow, ConfigRow, EventKind, EventRow, Key, LaneRow, Mutation, PayloadRow, Record, Row,
+    SessionRow, merge_headers,
 };
 pub use reply::{Refusal, Reply};
 pub use rules::{Rules, Sound};

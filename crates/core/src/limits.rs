@@ -62,6 +62,8 @@ pub const LEASE_MS_DEFAULT: u32 = 30_000;
 pub const LEASE_MS_MIN: u32 = 100;
 /// The longest lease, in milliseconds.
 pub const LEASE_MS_MAX: u32 = 24 * 60 * 60 * 1_000;
+/// The longest time for which one worker may have a message, where a stage sets one, in milliseconds.
+pub const WORK_MS_MAX: u32 = 7 * 24 * 60 * 60 * 1_000;
 /// The first back-off, where a stage says nothing, in milliseconds.
 pub const BACKOFF_MS_DEFAULT: u32 = 1_000;
 /// The longest back-off, where a stage says nothing, in milliseconds.

@@ -55,8 +55,8 @@ pub enum Row {
     Slot(Slot),
     /// What is remembered of a finished message whose producer may not have heard the answer.
     Unheard(Unheard),
-    /// A message's payload, as it is.
-    Payload(Bytes),
+    /// A message's payload.
+    Payload(PayloadRow),
     /// Headers of a message, as ingested or as set by one stage (see [`merge_headers`]).
     Headers(Vec<Header>),
     /// A message done for every destination.
@@ -137,6 +137,15 @@ pub struct SessionRow {
     pub since: Sequence,
     /// It has heard the answers to all its messages through this one.
     pub heard: Sequence,
+}
+
+/// A message's payload. A stage that replaces it writes over the one before, so that it says whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PayloadRow {
+    /// 0 as it was ingested, stage number + 1 as a stage left it.
+    pub row: u8,
+    /// As it is.
+    pub payload: Bytes,
 }
 
 /// A message done for every destination: what is left of it.

@@ -73,6 +73,13 @@ pub trait Rules: Send + Sync + 'static {
         entered <= given
     }
 
+    /// Whether a payload of this row (0 as it was ingested, n as stage n - 1 left it) is the one that entered a stage:
+    /// neither that stage nor a later one wrote it (guarantees 10 and 11).
+    #[must_use]
+    fn entered(payload_row: u8, stage: StageNumber) -> bool {
+        payload_row <= stage.0
+    }
+
     /// Whether any other report counts: it is of the `current` turn (guarantee 11).
     #[must_use]
     fn is_current(current: Turn, given: Turn) -> bool {

@@ -5,6 +5,8 @@
 //! awaits, reads a database or decides what the log should. A new leader derives everything from the state at the
 //! index of its term's first entry.
 
+mod alone;
+mod crews;
 mod deadlines;
 mod dispatcher;
 mod events;
@@ -17,13 +19,14 @@ mod retention;
 mod roster;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod workers;
 
 pub use events::{
     Assignment, Content, DeliverPush, Delivery, Event, Freed, Heard, Hold, LineKey, Place,
     Question, SessionId, SubscribeEvent, SubscriptionKey, Tag, WorkPush, WorkerHello, WorkerId,
 };
-pub use glance::Glance;
+pub use glance::{Glance, InHand};
 pub use loops::{Loops, Timers};
 pub use retention::forget_old_records;
 

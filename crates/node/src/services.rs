@@ -58,7 +58,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(1);
 #[must_use]
 pub fn router<R: Rules>(context: Arc<Context>) -> Routes {
     let ingest = IngestServiceServer::new(ingest::Ingest::<R>::new(Arc::clone(&context)));
-    let work = WorkServiceServer::new(work::Work::new(Arc::clone(&context)));
+    let work = WorkServiceServer::new(work::Work::<R>::new(Arc::clone(&context)));
     let delivery = DeliveryServiceServer::new(delivery::Deliver::<R>::new(Arc::clone(&context)));
     let admin = AdminServiceServer::new(admin::Admin::new(context));
     let ingest = ingest.max_decoding_message_size(FRAME_BYTES_MAX);

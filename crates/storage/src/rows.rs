@@ -1,10 +1,12 @@
 //! Rows of the state store: permanent.
 //!
 //! A row is a version byte and its fields in postcard's encoding, which has exactly one form for a value, so that
-//! replicas hold the same bytes. A payload is stored as it is. A row's kind stands in its key.
+//! replicas hold the same bytes. A row's kind stands in its key.
+//!
+//! A payload is stored as it was ingested. Behind one that a stage left stand that stage's number + 1 (one byte) and
+//! [`MARK`]; a payload that happens to end so itself has 0 and the mark behind it.
 
-use bytes::Bytes;
-use ordo_core::{Key, Row};
+use ordo_core::{ConfigRow, Key, PayloadRow, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -17,6 +19,12 @@ const GROWN: u8 = 2;
 const LANE_GREW: &[u8] = &[0];
 const SLOT_GREW: &[u8] = &[0];
 const RECORD_GREW: &[u8] = &[0, 0];
+/// Those fields as they are in a row that was written without them: no stage bounds how long its work takes.
+const CONFIG_GREW: &[u8] = &[0];
+/// Tells that what stands before it is no payload's last byte. Drawn once.
+const MARK: [u8; 16] = [
+    0x9f, 0xb4, 0x52, 0xc5, 0x9f, 0xe6, 0xe5, 0x1c, 0x8c, 0xf2, 0x7a, 0xb7, 0xf1, 0x56, 0x60, 0xf7,
+];
 
 /// Bytes that are no row of their kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,11 +37,12 @@ pub enum RowError {
     Unreadable(usize),
 }
 
-/// Writes `row` over what `out` held. A payload needs no encoding: it goes to the store without this copy.
+/// Writes `row` over what `out` held. Most payloads need no encoding, and go to the store without this copy (see
+/// [`is_plain`]).
 pub fn encode(row: &Row, out: &mut Vec<u8>) {
     match row {
         Row::Clock(row) => encode_fields(row, out),
-        Row::Config(row) => encode_fields(row, out),
+        Row::Config(row) => encode_grown(&(row, work_ms_max(row)), out),
         Row::Lane(row) => encode_grown(row, out),
         Row::Hours(row) => encode_fields(row, out),
         Row::Destination(row) => encode_fields(row, out),
@@ -46,7 +55,11 @@ pub fn encode(row: &Row, out: &mut Vec<u8>) {
         Row::Event(row) => encode_fields(row, out),
         Row::Payload(payload) => {
             out.clear();
-            out.extend_from_slice(payload);
+            out.extend_from_slice(&payload.payload);
+            if !is_plain(payload) {
+                out.push(payload.row);
+                out.extend_from_slice(&MARK);
+            }
         }
     }
 }
@@ -58,7 +71,7 @@ pub fn encode(row: &Row, out: &mut Vec<u8>) {
 pub fn decode(key: &Key, bytes: &[u8]) -> Result<Row, RowError> {
     Ok(match key {
         Key::Clock => Row::Clock(decode_fields(bytes)?),
-        Key::Config(..) => Row::Config(decode_fields(bytes)?),
+        Key::Config(..) => Row::Config(decode_config(bytes)?),
         Key::Lane(..) => Row::Lane(decode_grown(bytes, LANE_GREW)?),
         Key::Hours(..) => Row::Hours(decode_fields(bytes)?),
         Key::Destination(..) => Row::Destination(decode_fields(bytes)?),
@@ -66,11 +79,41 @@ pub fn decode(key: &Key, bytes: &[u8]) -> Result<Row, RowError> {
         Key::DeadLetter(..) => Row::DeadLetter(decode_fields(bytes)?),
         Key::Slot(..) => Row::Slot(decode_grown(bytes, SLOT_GREW)?),
         Key::Unheard(..) => Row::Unheard(decode_fields(bytes)?),
-        Key::Payload(..) => Row::Payload(Bytes::copy_from_slice(bytes)),
+        Key::Payload(..) => Row::Payload(payload_of(bytes.to_vec())),
         Key::Headers(..) => Row::Headers(decode_fields(bytes)?),
         Key::Record(..) => Row::Record(decode_grown(bytes, RECORD_GREW)?),
         Key::Event(..) => Row::Event(decode_fields(bytes)?),
     })
+}
+
+/// Whether a payload is stored as it is.
+pub(crate) fn is_plain(payload: &PayloadRow) -> bool {
+    payload.row == 0 && !payload.payload.ends_with(&MARK)
+}
+
+/// Reads a payload, which needs no copy of its bytes.
+pub(crate) fn payload_of(mut bytes: Vec<u8>) -> PayloadRow {
+    let mut row = 0;
+    if let Some([.., last]) = bytes.strip_suffix(&MARK) {
+        row = *last;
+        bytes.truncate(bytes.len() - MARK.len() - 1);
+    }
+    let payload = bytes.into();
+    PayloadRow { row, payload }
+}
+
+/// How long work may take, by stage: it stands behind the configuration's other fields.
+fn work_ms_max(row: &ConfigRow) -> Vec<u32> {
+    let stages = row.config.stages.iter();
+    stages.map(|stage| stage.work_ms_max).collect()
+}
+
+fn decode_config(bytes: &[u8]) -> Result<ConfigRow, RowError> {
+    let (mut row, most): (ConfigRow, Vec<u32>) = decode_grown(bytes, CONFIG_GREW)?;
+    for (stage, most) in row.config.stages.iter_mut().zip(most) {
+        stage.work_ms_max = most;
+    }
+    Ok(row)
 }
 
 /// Writes a version byte and `fields` over what `out` held.
@@ -117,7 +160,7 @@ fn read<T: DeserializeOwned>(fields: &[u8], length: usize) -> Result<T, RowError
 mod tests {
     use super::*;
     use ordo_core::{
-        ClockRow, ClusterTime, ConfigRow, ConsumerId, DeadLetter, DeadLetterKey, Destination,
+        ClockRow, ClusterTime, ConsumerId, DeadLetter, DeadLetterKey, Destination,
         DestinationNumber, DestinationSet, Digest, Epoch, EventKind, EventRow, FailCause,
         FinishedHour, Header, Holder, Incarnation, InterfaceConfig, InterfaceId, LaneRow,
         MessageId, Producer, ProducerSession, Record, RunPosition, Sequence, SessionRow,
@@ -155,10 +198,19 @@ mod tests {
     }
 
     fn config() -> impl Strategy<Value = (Key, Row)> {
-        (".{0,9}", any::<u32>(), any::<u64>(), "[a-z]{1,9}").prop_map(
-            |(name, incarnation, config_version, stage)| {
+        (
+            ".{0,9}",
+            any::<u32>(),
+            any::<u64>(),
+            "[a-z]{1,9}",
+            any::<u32>(),
+        )
+            .prop_map(|(name, incarnation, config_version, stage, work_ms_max)| {
                 let config = InterfaceConfig {
-                    stages: vec![StageConfig::named(&stage)],
+                    stages: vec![StageConfig {
+                        work_ms_max,
+                        ..StageConfig::named(&stage)
+                    }],
                     ..InterfaceConfig::default()
                 };
                 let row = ConfigRow {
@@ -168,8 +220,7 @@ mod tests {
                     config,
                 };
                 (Key::Config(InterfaceId(Uuid::nil())), Row::Config(row))
-            },
-        )
+            })
     }
 
     fn session() -> impl Strategy<Value = ProducerSession> {
@@ -381,10 +432,13 @@ mod tests {
     }
 
     fn payload() -> impl Strategy<Value = (Key, Row)> {
-        proptest::collection::vec(any::<u8>(), 0..40).prop_map(|bytes| {
+        let bytes = proptest::collection::vec(any::<u8>(), 0..40);
+        (0..3u8, bytes, any::<bool>()).prop_map(|(row, mut bytes, marked)| {
+            bytes.extend(MARK.iter().filter(|_| marked));
+            let payload = bytes.into();
             (
                 Key::Payload(InterfaceId(Uuid::nil()), Sequence(1)),
-                Row::Payload(bytes.into()),
+                Row::Payload(PayloadRow { row, payload }),
             )
         })
     }
@@ -431,6 +485,29 @@ mod tests {
                 prop_assert!(decode(&key, &bytes).is_err());
             }
         }
+    }
+
+    #[test]
+    fn a_payload_and_a_configuration_of_before_are_read() {
+        let before = payload_of(b"as it is".to_vec());
+        assert_eq!((before.row, &before.payload[..]), (0, &b"as it is"[..]));
+        let config = InterfaceConfig {
+            stages: vec![StageConfig::named("parse")],
+            ..InterfaceConfig::default()
+        };
+        let row = ConfigRow {
+            name: "a".into(),
+            incarnation: Incarnation(1),
+            config_version: 1,
+            config,
+        };
+        let mut bytes = Vec::new();
+        encode_fields(&row, &mut bytes);
+        let key = Key::Config(InterfaceId(Uuid::nil()));
+        let Row::Config(read) = decode(&key, &bytes).unwrap() else {
+            panic!("another kind");
+        };
+        assert_eq!(read.config, row.config);
     }
 
     #[test]

@@ -15,7 +15,8 @@ use crate::store_rows::StateRows;
 use crate::types::LogId;
 use bytes::Bytes;
 use ordo_core::{
-    EventRow, Header, InterfaceId, Key, Mutation, Record, Row, Sequence, State, merge_headers,
+    EventRow, Header, InterfaceId, Key, Mutation, PayloadRow, Record, Row, Sequence, State,
+    merge_headers,
 };
 use std::fmt;
 use std::path::Path;
@@ -45,6 +46,8 @@ impl Default for StoreOptions {
 pub struct Body {
     /// Opaque.
     pub payload: Bytes,
+    /// What wrote it: 0 the ingest, n the message's stage n - 1.
+    pub payload_row: u8,
     /// Those it was ingested with, as its stages changed them.
     pub headers: Vec<Header>,
 }
@@ -198,7 +201,7 @@ impl StateStore {
         header_rows: u64,
     ) -> Result<Option<Body>, StoreError> {
         let found = lock(&self.inner.cache).get((interface, body_of), header_rows);
-        let (payload, mut there) = match found {
+        let (PayloadRow { row, payload }, mut there) = match found {
             Some(found) => (found.payload, found.headers),
             None => match self.get(&Key::Payload(interface, body_of))? {
                 Some(Row::Payload(payload)) => (payload, Vec::new()),
@@ -218,7 +221,11 @@ impl StateStore {
             }
         }
         let headers = merge_headers(there.into_iter().map(|(_, headers)| headers));
-        Ok(Some(Body { payload, headers }))
+        Ok(Some(Body {
+            payload,
+            payload_row: row,
+            headers,
+        }))
     }
 
     /// What is left of a message that is done for every destination; `None` when it is not done, or forgotten.
@@ -430,7 +437,9 @@ impl StateStore {
         self.read(|engine| match engine.get(&bytes)? {
             None => Ok(None),
             // The value is ours: no need to copy a payload out of it.
-            Some(value) if matches!(key, Key::Payload(..)) => Ok(Some(Row::Payload(value.into()))),
+            Some(value) if matches!(key, Key::Payload(..)) => {
+                Ok(Some(Row::Payload(rows::payload_of(value))))
+            }
             Some(value) => Ok(Some(self.decode(&bytes, &value)?.1)),
         })
     }
@@ -457,7 +466,7 @@ pub(crate) fn put_mutations(mutations: &[Mutation], batch: &mut dyn Batch) {
             Mutation::Put(key, row) => {
                 keys::encode(key, &mut key_bytes);
                 match row {
-                    Row::Payload(payload) => batch.put(&key_bytes, payload),
+                    Row::Payload(row) if rows::is_plain(row) => batch.put(&key_bytes, &row.payload),
                     row => {
                         rows::encode(row, &mut row_bytes);
                         batch.put(&key_bytes, &row_bytes);

@@ -1,7 +1,7 @@
 //! The bodies of recent messages: payloads and headers, so that handing out what was just accepted reads no disk.
 
 use bytes::Bytes;
-use ordo_core::{Header, InterfaceId, Key, Mutation, Row, Sequence};
+use ordo_core::{Header, InterfaceId, Key, Mutation, PayloadRow, Row, Sequence};
 use std::collections::{HashMap, VecDeque};
 
 /// A smaller payload is copied when it is kept: it is a slice of its whole log entry, and would keep that in memory.
@@ -27,7 +27,7 @@ pub(crate) struct BodyCache {
 
 struct Cached {
     serial: u64,
-    payload: Bytes,
+    payload: PayloadRow,
     /// By row number.
     headers: Vec<(u8, Vec<Header>)>,
     bytes: usize,
@@ -35,7 +35,7 @@ struct Cached {
 
 /// What the cache has of a body.
 pub(crate) struct Found {
-    pub(crate) payload: Bytes,
+    pub(crate) payload: PayloadRow,
     /// Those of the rows asked for that are there, in order.
     pub(crate) headers: Vec<(u8, Vec<Header>)>,
 }
@@ -88,27 +88,27 @@ impl BodyCache {
         })
     }
 
-    fn payload(&mut self, key: BodyKey, payload: Bytes) {
-        let payload = match payload.len() < COPIED_BELOW_BYTES {
-            true => Bytes::copy_from_slice(&payload),
-            false => payload,
-        };
+    fn payload(&mut self, key: BodyKey, mut new: PayloadRow) {
+        let length = new.payload.len();
+        if length < COPIED_BELOW_BYTES {
+            new.payload = Bytes::copy_from_slice(&new.payload);
+        }
         // A replaced payload keeps its headers and its place in the order.
         if let Some(there) = self.bodies.get_mut(&key) {
-            let bytes = there.bytes - there.payload.len() + payload.len();
+            let bytes = there.bytes - there.payload.payload.len() + length;
             self.bytes = self.bytes - there.bytes + bytes;
             there.bytes = bytes;
-            there.payload = payload;
+            there.payload = new;
         } else {
             self.serial += 1;
-            let bytes = ENTRY_BYTES + payload.len();
+            let bytes = ENTRY_BYTES + length;
             self.bytes += bytes;
             self.order.push_back((key, self.serial));
             self.bodies.insert(
                 key,
                 Cached {
                     serial: self.serial,
-                    payload,
+                    payload: new,
                     headers: Vec::new(),
                     bytes,
                 },
@@ -207,7 +207,10 @@ mod tests {
     fn put(cache: &mut BodyCache, at: u64, payload: &'static [u8]) {
         cache.take(Mutation::Put(
             Key::Payload(LANE, Sequence(at)),
-            Row::Payload(Bytes::from_static(payload)),
+            Row::Payload(PayloadRow {
+                row: 0,
+                payload: Bytes::from_static(payload),
+            }),
         ));
     }
 
@@ -225,14 +228,14 @@ mod tests {
     fn payload(cache: &BodyCache, at: u64) -> Option<Bytes> {
         cache
             .get((LANE, Sequence(at)), 0)
-            .map(|found| found.payload)
+            .map(|found| found.payload.payload)
     }
 
     /// What the bookkeeping says, counted afresh.
     fn counted(cache: &BodyCache) -> usize {
         let one = |cached: &Cached| {
             ENTRY_BYTES
-                + cached.payload.len()
+                + cached.payload.payload.len()
                 + cached
                     .headers
                     .iter()

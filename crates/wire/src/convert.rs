@@ -93,6 +93,7 @@ fn config_from_proto(config: v1::InterfaceConfig, zero: Zero) -> InterfaceConfig
                 stage.backoff_ms_max,
                 limits::BACKOFF_MS_MAX_DEFAULT.max(backoff_ms),
             ),
+            work_ms_max: stage.work_ms_max,
         }
     });
     let destinations = config
@@ -143,6 +144,7 @@ pub fn interface_config_to_proto(config: &InterfaceConfig) -> v1::InterfaceConfi
         lease_ms: stage.lease_ms,
         backoff_ms: stage.backoff_ms,
         backoff_ms_max: stage.backoff_ms_max,
+        work_ms_max: stage.work_ms_max,
     });
     let destinations = config
         .destinations

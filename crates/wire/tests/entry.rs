@@ -60,6 +60,7 @@ fn config() -> impl Strategy<Value = InterfaceConfig> {
         // 0 is allowed, and is not the default.
         backoff_ms: n[3] % 3,
         backoff_ms_max: n[4] % 3,
+        work_ms_max: n[4] % 5,
     });
     let destination = ("[a-z]{1,8}", any::<(u32, u32)>()).prop_map(|(name, n)| DestinationConfig {
         name,

@@ -7,6 +7,7 @@ mod cli;
 mod corruption;
 mod damage;
 mod disk;
+mod frozen_worker;
 mod hl7;
 mod kill;
 mod membership;

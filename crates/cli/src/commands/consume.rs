@@ -67,7 +67,7 @@ pub async fn run(global: &Global, args: Args) -> Result<()> {
             std::fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
             Receiver::Folder(folder, output)
         }
-        (None, Some(command)) => Receiver::Program(Exec::new(command), output),
+        (None, Some(command)) => Receiver::Program(Exec::new(command, None), output),
         (None, None) => Receiver::Print(output),
     };
     let consumer = global.connect()?.consumer().name(args.name).start()?;

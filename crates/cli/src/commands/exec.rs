@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
@@ -27,6 +29,7 @@ const ERROR_BYTES_MAX: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct Exec {
     command: String,
+    time_max: Option<Duration>,
 }
 
 /// What a program said of a message.
@@ -60,17 +63,30 @@ impl std::fmt::Debug for Verdict {
 }
 
 impl Exec {
-    /// `command` is given to `sh -c`.
-    pub fn new(command: String) -> Self {
-        Self { command }
+    /// `command` is given to `sh -c`, and may run for `time_max`.
+    pub fn new(command: String, time_max: Option<Duration>) -> Self {
+        Self { command, time_max }
     }
 
-    /// Runs it for one message. The variables are added to the environment. Dropping the future kills the program.
+    /// Runs it for one message. The variables are added to the environment. Dropping the future kills the program and
+    /// what it has started.
     pub async fn run(&self, payload: &Bytes, variables: &[(&str, String)]) -> Verdict {
-        match self.try_run(payload, variables).await {
-            Ok(verdict) => verdict,
-            Err(error) => Verdict::Retry(format!("the program could not be run: {error}")),
-        }
+        let running = self.try_run(payload, variables);
+        let ended = match self.time_max {
+            None => running.await,
+            Some(time_max) => match tokio::time::timeout(time_max, running).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    return Verdict::Retry(format!(
+                        "the program was killed: it ran for longer than {} s",
+                        time_max.as_secs_f64()
+                    ));
+                }
+            },
+        };
+        ended.unwrap_or_else(|error| {
+            Verdict::Retry(format!("the program could not be run: {error}"))
+        })
     }
 
     async fn try_run(&self, payload: &Bytes, variables: &[(&str, String)]) -> io::Result<Verdict> {
@@ -80,16 +96,44 @@ impl Exec {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stderr(Stdio::piped())
+            .process_group(0);
         let mut child = command.spawn()?;
+        let group = Group::of(&child);
         let (output, errors) = talk(&mut child, payload).await?;
         let status = child.wait().await?;
+        group.has_ended();
         Ok(match output {
             Some(output) => verdict(status, output, &last_line(&errors)),
             None => Verdict::Reject(format!(
                 "the program wrote more than {OUTPUT_BYTES_MAX} bytes"
             )),
         })
+    }
+}
+
+/// A program and what it has started; killed when it is dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    /// `child` leads a group of its own.
+    fn of(child: &Child) -> Self {
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(id.and_then(Pid::from_raw))
+    }
+
+    /// The program is done, and its number may be another's from now on.
+    fn has_ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // Nobody is left in it: then there is nothing to do.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
     }
 }
 
@@ -166,11 +210,13 @@ fn verdict(status: ExitStatus, output: Bytes, last_line: &str) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
     use super::*;
 
     async fn run(command: &str, payload: &str) -> Verdict {
         let payload = Bytes::copy_from_slice(payload.as_bytes());
-        Exec::new(command.to_owned())
+        Exec::new(command.to_owned(), None)
             .run(&payload, &[("ORDO_SEQUENCE", "17".to_owned())])
             .await
     }
@@ -232,6 +278,31 @@ mod tests {
             matches!(&missing, Verdict::Retry(reason) if reason.starts_with("exit status")),
             "{missing:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_program_that_hangs_is_killed_with_what_it_has_started_and_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let pids = folder.path().join("pids");
+        // The second one holds on to standard output, too.
+        let command = format!("sleep 1000 & echo $$ $! > {}; sleep 1000", pids.display());
+        let exec = Exec::new(command, Some(Duration::from_millis(300)));
+        let verdict = exec.run(&Bytes::new(), &[]).await;
+        assert_eq!(
+            verdict,
+            Verdict::Retry("the program was killed: it ran for longer than 0.3 s".into())
+        );
+        let pids = std::fs::read_to_string(pids).unwrap();
+        let is_gone = |pid: &str| {
+            // A zombie that nobody has asked about yet is gone, too.
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+            status.map_or(true, |status| status.contains("State:\tZ"))
+        };
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while !pids.split_whitespace().all(is_gone) {
+            assert!(tokio::time::Instant::now() < deadline, "{pids} live on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     #[tokio::test]

@@ -67,7 +67,7 @@ pub struct Update {
 /// What can be set. What is not named takes its default, or stays.
 #[derive(Debug, Default, clap::Args)]
 pub struct Settings {
-    /// A stage, in order; settings: max_attempts, max_losses, lease_ms, backoff_ms, backoff_ms_max.
+    /// A stage, in order; settings: max_attempts, max_losses, lease_ms, backoff_ms, backoff_ms_max, work_ms_max.
     #[arg(long = "stage", value_name = "NAME[,KEY=VALUE…]", value_parser = args::stage)]
     stages: Vec<proto::StageConfig>,
     /// A destination; settings: max_attempts, max_in_flight. None: one called `default`.

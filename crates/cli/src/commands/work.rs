@@ -1,6 +1,7 @@
 //! `ordo work`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
@@ -12,6 +13,9 @@ use super::exec::{Exec, Verdict};
 use super::shutdown::Signals;
 use crate::args::Global;
 use crate::exit::UsageError;
+
+/// How long a program may run for one message, unless it is said otherwise, in seconds.
+const EXEC_TIMEOUT_S: u64 = 600;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -28,6 +32,10 @@ pub struct Args {
     /// Run this command (by sh -c) for each message.
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
+    /// How long that command may run for one message, in seconds; then it is killed with what it has started, and
+    /// the message is tried again. 0: for ever.
+    #[arg(long, value_name = "SECONDS", default_value_t = EXEC_TIMEOUT_S, requires = "exec")]
+    exec_timeout: u64,
     /// Only interfaces whose names begin so.
     #[arg(long, value_name = "PREFIX", default_value = "")]
     interface_prefix: String,
@@ -45,6 +53,7 @@ pub async fn run(global: &Global, args: Args) -> Result<()> {
     let concurrency = args
         .concurrency
         .unwrap_or(if args.exec.is_some() { 4 } else { 64 });
+    let time_max = (args.exec_timeout > 0).then(|| Duration::from_secs(args.exec_timeout));
     let mut worker = global
         .connect()?
         .worker()
@@ -52,7 +61,7 @@ pub async fn run(global: &Global, args: Args) -> Result<()> {
         .interface_prefix(args.interface_prefix)
         .concurrency(concurrency);
     worker = match args.exec {
-        Some(command) => with_exec(worker, &args.stages, Exec::new(command)),
+        Some(command) => with_exec(worker, &args.stages, Exec::new(command, time_max)),
         None => with_demo_stages(worker, &args.stages)?,
     };
     let mut worker = worker.start()?;
@@ -122,7 +131,7 @@ async fn run_extended(exec: &Exec, assignment: &Assignment) -> Verdict {
     ];
     let running = exec.run(assignment.payload(), &variables);
     tokio::pin!(running);
-    let third = (assignment.lease() / 3).max(std::time::Duration::from_millis(10));
+    let third = (assignment.lease() / 3).max(Duration::from_millis(10));
     let mut extend = interval_at(tokio::time::Instant::now() + third, third);
     extend.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -165,6 +174,22 @@ mod tests {
             assert_eq!(args.stages, ["a", "b"]);
         }
         assert!(Cli::try_parse_from(["ordo", "work"]).is_err());
+    }
+
+    #[test]
+    fn a_program_has_ten_minutes_unless_it_is_said_otherwise() {
+        let timeout = |more: &[&str]| {
+            let line = ["ordo", "work", "-s", "a", "--exec", "cat"];
+            let line = line.iter().chain(more);
+            match Cli::try_parse_from(line).unwrap().command {
+                Command::Work(args) => args.exec_timeout,
+                _ => panic!("not work"),
+            }
+        };
+        assert_eq!(timeout(&[]), 600);
+        assert_eq!(timeout(&["--exec-timeout", "5"]), 5);
+        let without = ["ordo", "work", "-s", "a", "--exec-timeout", "5"];
+        assert!(Cli::try_parse_from(without).is_err());
     }
 
     #[test]

@@ -37,6 +37,7 @@ struct Stage {
     lease_ms: u32,
     backoff_ms: u32,
     backoff_ms_max: u32,
+    work_ms_max: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -108,14 +109,19 @@ impl From<proto::StageConfig> for Stage {
             lease_ms: wire.lease_ms,
             backoff_ms: wire.backoff_ms,
             backoff_ms_max: wire.backoff_ms_max,
+            work_ms_max: wire.work_ms_max,
         }
     }
 }
 
 impl Stage {
     fn sentence(&self) -> String {
+        let at_most = match self.work_ms_max {
+            0 => String::new(),
+            most => format!(", at most {} of work", span(most.into())),
+        };
         format!(
-            "{}: {} attempts (back-off {} to {}), {} losses, lease {}",
+            "{}: {} attempts (back-off {} to {}), {} losses, lease {}{at_most}",
             self.name,
             self.max_attempts,
             span(self.backoff_ms.into()),

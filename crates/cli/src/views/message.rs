@@ -24,6 +24,8 @@ pub struct Message {
     redrive_of: u64,
     retry_in_ms: u64,
     worker: String,
+    worked_on_ms: u64,
+    lease_extensions: u32,
     headers: BTreeMap<String, String>,
     events: Vec<Event>,
 }
@@ -65,6 +67,8 @@ impl From<proto::Message> for Message {
             redrive_of: wire.redrive_of,
             retry_in_ms: wire.retry_in_ms,
             worker: wire.worker,
+            worked_on_ms: wire.worked_on_ms,
+            lease_extensions: wire.lease_extensions,
             events: wire.events.into_iter().map(Event::from).collect(),
         }
     }
@@ -78,7 +82,17 @@ impl Message {
             text.push_str(&format!(" in {}", self.stage));
         }
         if !self.worker.is_empty() {
-            text.push_str(&format!(", at worker {}", self.worker));
+            text.push_str(&format!(
+                ", at worker {} for {}",
+                self.worker,
+                span(self.worked_on_ms)
+            ));
+            if self.lease_extensions > 0 {
+                text.push_str(&format!(
+                    " (lease extended {})",
+                    counted(self.lease_extensions, "time")
+                ));
+            }
         }
         if self.retry_in_ms > 0 {
             text.push_str(&format!(", again in {}", span(self.retry_in_ms)));

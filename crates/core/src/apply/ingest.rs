@@ -5,7 +5,7 @@ use crate::command::{Ingest, RefuseIngest};
 use crate::ids::{ClusterTime, DestinationSet, MessageId, Sequence, StageNumber, Turn};
 use crate::interface::{Producer, Slot, Status, header_bytes};
 use crate::limits::PRODUCERS_MAX;
-use crate::mutation::{Key, Row};
+use crate::mutation::{Key, PayloadRow, Row};
 use crate::reply::{Refusal, Reply};
 use crate::rules::Rules;
 use smallvec::SmallVec;
@@ -151,7 +151,11 @@ impl<R: Rules> Lane<'_, R> {
         let id = self.interface.id;
         let (count, bytes) = (command.headers.len(), header_bytes(&command.headers));
         let payload_bytes = command.payload.len();
-        self.put(Key::Payload(id, sequence), Row::Payload(command.payload));
+        let payload = PayloadRow {
+            row: 0,
+            payload: command.payload,
+        };
+        self.put(Key::Payload(id, sequence), Row::Payload(payload));
         if count > 0 {
             self.put(Key::Headers(id, sequence, 0), Row::Headers(command.headers));
         }

@@ -5,7 +5,7 @@ use crate::command::{Header, Loss, Outcome, Report};
 use crate::ids::{ClusterTime, DestinationNumber, DestinationSet, Sequence, StageNumber, Turn};
 use crate::interface::{FailCause, Slot, Status, header_bytes};
 use crate::limits::{HEADER_BYTES_MAX, HEADERS_MAX};
-use crate::mutation::{EventKind, Key, Row};
+use crate::mutation::{EventKind, Key, PayloadRow, Row};
 use crate::reply::{Refusal, Reply};
 use crate::rules::Rules;
 use bytes::Bytes;
@@ -138,7 +138,10 @@ impl<R: Rules> Lane<'_, R> {
             slot.status = Status::Ready;
         }
         if let Some(payload) = payload {
-            self.put(Key::Payload(id, body_of), Row::Payload(payload));
+            self.put(
+                Key::Payload(id, body_of),
+                Row::Payload(PayloadRow { row, payload }),
+            );
         }
         if !headers.is_empty() {
             self.put(Key::Headers(id, body_of, row), Row::Headers(headers));

@@ -3,8 +3,8 @@
 use super::model::{self, Body, Lane, Model};
 use super::store::Store;
 use ordo_core::{
-    ClusterTime, DeadLetterKey, DestinationNumber, Effect, Interface, InterfaceId, Key, Sequence,
-    Slot, State, Status,
+    ClusterTime, DeadLetterKey, DestinationNumber, Effect, Interface, InterfaceId, Key, Rules,
+    Sequence, Slot, Sound, State, Status,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -302,6 +302,12 @@ pub fn store(store: &Store, state: &State, model: &Model) {
                 slot.body_of,
                 slot.header_rows,
                 used.then_some(&message.body),
+            );
+            let row = store.payload_row(lane.id, slot.body_of);
+            assert!(
+                !used || row.is_some_and(|row| Sound::entered(row, slot.stage)),
+                "the payload of {sequence} is of row {row:?}, and it is in stage {}",
+                slot.stage.0
             );
         }
         for (there, letter) in &interface.dead_letters {

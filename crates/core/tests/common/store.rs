@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use ordo_core::{
-    EventKind, Header, InterfaceId, Key, Mutation, Record, Row, Sequence, State, merge_headers,
+    EventKind, Header, InterfaceId, Key, Mutation, PayloadRow, Record, Row, Sequence, State,
+    merge_headers,
 };
 use std::collections::BTreeMap;
 
@@ -45,7 +46,7 @@ impl Store {
 
     /// The payload and merged headers stored under a sequence, as far as a message has those header rows.
     pub fn body(&self, id: InterfaceId, of: Sequence, rows: u64) -> Option<(Bytes, Vec<Header>)> {
-        let Row::Payload(payload) = self.rows.get(&Key::Payload(id, of))? else {
+        let Row::Payload(PayloadRow { payload, .. }) = self.rows.get(&Key::Payload(id, of))? else {
             panic!("another row under a payload's key");
         };
         let mut headers = Vec::new();
@@ -56,6 +57,14 @@ impl Store {
             headers.push(set.clone());
         }
         Some((payload.clone(), merge_headers(headers)))
+    }
+
+    /// What wrote the payload stored under a sequence.
+    pub fn payload_row(&self, id: InterfaceId, of: Sequence) -> Option<u8> {
+        match self.rows.get(&Key::Payload(id, of))? {
+            Row::Payload(payload) => Some(payload.row),
+            _ => panic!("another row under a payload's key"),
+        }
     }
 
     /// The record of a finished message.

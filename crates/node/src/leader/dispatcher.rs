@@ -5,16 +5,19 @@
 //! moves by a second at most: the reports that waited for it are heard before any lease ends.
 
 use super::FixedMap;
+use super::crews::Cursor;
 use super::deadlines::Deadlines;
 use super::events::{Assignment, Place, SessionId, WorkPush, WorkerId};
 use super::lanes::{Check, Lanes};
-use super::workers::{Held, Worker};
+use super::turns::Turns;
+use super::workers::{Held, NEVER, Worker, work_until};
 use ordo_core::{
-    ClusterTime, Interface, InterfaceId, Sequence, Slot, StageConfig, StageNumber, State, Status,
-    Turn,
+    ClusterTime, Interface, InterfaceConfig, InterfaceId, Sequence, Slot, StageConfig, StageNumber,
+    State, Status, Turn,
 };
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -24,9 +27,6 @@ pub(crate) const RECONNECT_GRACE_MS: u64 = 1_000;
 pub(crate) const LEADER_GRACE: Duration = Duration::from_millis(200);
 /// Assignments given to one worker before it is the next one's turn.
 const SHARE_MAX: usize = 32;
-/// Messages waiting to be alone, and with a worker for them, that are looked at in one round.
-const ALONE_LOOKED_AT: usize = 64;
-
 /// Both clocks, read once a round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
@@ -46,14 +46,23 @@ pub(crate) struct Lost {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
+    /// The queues there are, by the names of their stages.
     pub(super) stages: BTreeMap<String, usize>,
     pub(super) queues: Vec<Lanes>,
     /// Numbers of queues that no stage has any more.
     vacant: Vec<usize>,
+    /// Each interface's configuration, as it was seen last.
+    configs: FixedMap<InterfaceId, Arc<InterfaceConfig>>,
+    /// How many of those have a stage of a name.
+    named: BTreeMap<String, usize>,
     pub(super) workers: BTreeMap<SessionId, Worker>,
     pub(super) sessions: BTreeMap<WorkerId, SessionId>,
-    /// Whose turn it is.
-    pub(super) rotation: VecDeque<SessionId>,
+    /// Stages and prefixes whose workers may have room, and whose interfaces may have something ready. What does not
+    /// stand here has nothing to be given, or nobody to give it to.
+    woken: Turns<(usize, Arc<str>)>,
+    /// Stages and beginnings of interfaces' names for which a message that has to be alone may find a worker.
+    /// From where on they are looked at stands beside them.
+    pub(super) touched: BTreeMap<(usize, Arc<str>), (Cursor, Sequence)>,
     pub(super) held: FixedMap<Place, Held>,
     /// Messages whose time has not come.
     delayed: BTreeSet<(ClusterTime, Place)>,
@@ -63,8 +72,10 @@ pub(crate) struct Dispatcher {
     /// Workers with something in their frames.
     dirty: Vec<SessionId>,
     /// Workers that get nothing until their hands are empty, and until when the choice stands.
-    reserved: Vec<(SessionId, ClusterTime)>,
+    pub(super) reserved: Vec<(SessionId, ClusterTime)>,
     losses: Vec<Lost>,
+    /// Entries looked at so far: tests hold it against what there was to do.
+    pub(super) steps: u64,
 }
 
 impl Dispatcher {
@@ -74,9 +85,12 @@ impl Dispatcher {
             stages: BTreeMap::new(),
             queues: Vec::new(),
             vacant: Vec::new(),
+            configs: FixedMap::default(),
+            named: BTreeMap::new(),
             workers: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            rotation: VecDeque::new(),
+            woken: Turns::default(),
+            touched: BTreeMap::new(),
             held: FixedMap::default(),
             delayed: BTreeSet::new(),
             deadlines: Deadlines::default(),
@@ -84,42 +98,66 @@ impl Dispatcher {
             dirty: Vec::new(),
             reserved: Vec::new(),
             losses: Vec::new(),
+            steps: 0,
         };
         for interface in state.interfaces() {
-            dispatcher.scan(state, interface.id, now);
+            dispatcher.configured(state, interface.id, now);
         }
         dispatcher
     }
 
-    /// Looks at every PENDING message of an interface: it is new here, or its configuration changed.
-    pub(crate) fn scan(&mut self, state: &State, id: InterfaceId, now: Now) {
-        let Some(interface) = state
-            .interface(id)
-            .filter(|interface| !interface.config.paused)
-        else {
+    /// An interface is new here, or its configuration changed. Its messages stay where they are: they are looked at
+    /// when it is seen for the first time.
+    pub(crate) fn configured(&mut self, state: &State, id: InterfaceId, now: Now) {
+        let Some(interface) = state.interface(id) else {
             return;
         };
-        // Everything up to the watermark is final.
-        let released = usize::try_from(interface.backlog()).unwrap_or(usize::MAX);
-        let pending: Vec<Sequence> = interface
-            .slots()
-            .skip(released)
-            .filter(|(_, slot)| slot.status == Status::Pending)
-            .map(|(sequence, _)| sequence)
-            .collect();
-        for sequence in pending {
-            self.work(
-                state,
-                Place {
-                    interface: id,
-                    sequence,
-                },
-                now,
-            );
+        let config = Arc::clone(&interface.config);
+        for stage in &config.stages {
+            self.steps += 1;
+            *self.named.entry(stage.name.clone()).or_default() += 1;
+        }
+        match self.configs.insert(id, config) {
+            Some(before) => self.reconfigured(interface, &before),
+            None => self.scan(state, interface, now),
         }
     }
 
-    /// A message is PENDING, and not, or no longer, in anyone's hands.
+    fn reconfigured(&mut self, interface: &Interface, before: &InterfaceConfig) {
+        for stage in &before.stages {
+            if let Some(count) = self.named.get_mut(&stage.name) {
+                *count -= 1;
+                if *count == 0 {
+                    self.named.remove(&stage.name);
+                }
+            }
+            let Some(queue) = self.stages.get(&stage.name).copied() else {
+                continue;
+            };
+            if interface.config.stage_number(&stage.name).is_none() {
+                self.queues[queue].drop_lane(interface.id);
+                self.vacate(queue);
+            } else if !interface.config.paused && self.queues[queue].unpark(interface.id) {
+                self.wake(queue, &interface.name);
+                self.touch(queue, &interface.name);
+            }
+        }
+    }
+
+    /// Looks at every PENDING message of an interface.
+    fn scan(&mut self, state: &State, interface: &Interface, now: Now) {
+        // Everything up to the watermark is final.
+        for sequence in interface.watermark.0 + 1..=interface.last_sequence.0 {
+            let place = Place {
+                interface: interface.id,
+                sequence: Sequence(sequence),
+            };
+            self.work(state, place, now);
+        }
+    }
+
+    /// A message is PENDING, and not, or no longer, in anyone's hands. One that lost its worker goes to another, if there
+    /// is one, as long as this leader remembers which it was.
     pub(crate) fn work(&mut self, state: &State, place: Place, now: Now) {
         let Some(interface) = state.interface(place.interface) else {
             return;
@@ -130,9 +168,13 @@ impl Dispatcher {
         else {
             return;
         };
+        let mut lost_by = None;
         match self.held.get(&place) {
             Some(held) if held.turn == slot.turn => return,
-            Some(_) => self.free(place),
+            Some(held) => {
+                lost_by = held.losing.then_some(held.worker);
+                self.free(place);
+            }
             None => {}
         }
         if slot.not_before > now.cluster {
@@ -141,9 +183,39 @@ impl Dispatcher {
         }
         let queue = self.queue_of(interface.stage_name(slot.stage));
         if slot.losses > 0 {
-            self.queues[queue].push_alone(place);
-        } else {
-            self.queues[queue].push(place);
+            self.queues[queue].push_alone(interface, place.sequence, lost_by);
+            self.touch(queue, &interface.name);
+        } else if self.queues[queue].push(interface, place.sequence) {
+            self.wake(queue, &interface.name);
+        }
+    }
+
+    /// An interface has something ready: who serves it is to be looked at.
+    fn wake(&mut self, queue: usize, interface: &str) {
+        for (prefix, crew) in self.queues[queue].crews.serving(interface) {
+            self.steps += 1;
+            if !crew.free.is_empty() {
+                self.woken.push_back((queue, Arc::clone(prefix)));
+            }
+        }
+    }
+
+    /// A worker may have room: it is looked at for each of its stages.
+    pub(super) fn has_room(&mut self, session: SessionId) {
+        let Some(worker) = self.workers.get_mut(&session) else {
+            return;
+        };
+        if worker.listed || worker.room() == 0 {
+            return;
+        }
+        worker.listed = true;
+        let (later, first) = worker.stages.split_at(worker.next_stage);
+        for queue in first.iter().chain(later) {
+            self.steps += 1;
+            if let Some(crew) = self.queues[*queue].crews.get_mut(&worker.prefix) {
+                crew.free.push_back(session);
+                self.woken.push_back((*queue, Arc::clone(&worker.prefix)));
+            }
         }
     }
 
@@ -164,34 +236,29 @@ impl Dispatcher {
     }
 
     /// A worker no longer serves these. A worker names what stages it likes, so that those nobody else has go with it.
-    pub(super) fn unserve(&mut self, queues: Vec<usize>) {
+    pub(super) fn unserve(&mut self, session: SessionId, queues: Vec<usize>, prefix: &Arc<str>) {
         for queue in queues {
-            let lanes = &mut self.queues[queue];
-            lanes.workers -= 1;
-            if lanes.workers == 0 && lanes.is_empty() {
-                self.stages.remove(&*lanes.name);
-                self.vacant.push(queue);
+            self.queues[queue].crews.leave(prefix, session);
+            if self.queues[queue].has_alone(prefix) {
+                // What was to go to it may find another.
+                self.touch(queue, prefix);
             }
+            self.vacate(queue);
         }
     }
 
-    /// Those of `stages` that no interface has, or had while this node led.
-    pub(super) fn unknown(&self, state: &State, stages: &[String]) -> Vec<String> {
-        let seen = |stage: &str| {
-            let queue = self.stages.get(stage);
-            queue.is_some_and(|queue| self.queues[*queue].seen)
-        };
-        let mut unknown: BTreeSet<&str> = stages.iter().map(String::as_str).collect();
-        unknown.retain(|stage| !seen(stage));
-        for interface in state.interfaces() {
-            if unknown.is_empty() {
-                break;
-            }
-            for stage in &interface.config.stages {
-                unknown.remove(&*stage.name);
-            }
+    /// A stage that has neither messages nor workers needs no queue.
+    fn vacate(&mut self, queue: usize) {
+        let lanes = &self.queues[queue];
+        if lanes.crews.workers() == 0 && lanes.is_empty() {
+            let was_there = self.stages.remove(&*lanes.name).is_some();
+            self.vacant.extend(was_there.then_some(queue));
         }
-        let is_unknown = |stage: &&String| unknown.contains(stage.as_str());
+    }
+
+    /// Those of `stages` that no interface has.
+    pub(super) fn unknown(&self, stages: &[String]) -> Vec<String> {
+        let is_unknown = |stage: &&String| !self.named.contains_key(*stage);
         stages.iter().filter(is_unknown).cloned().collect()
     }
 
@@ -199,49 +266,82 @@ impl Dispatcher {
         let Some(held) = self.held.remove(&place) else {
             return;
         };
-        if let Some(worker) = self.workers.get_mut(&held.session) {
-            worker.held -= 1;
-            worker.alone &= worker.held > 0;
-            worker.slow &= worker.held > 0;
+        let Some(worker) = self.workers.get_mut(&held.session) else {
+            return;
+        };
+        worker.holds.remove(&(held.listed_at, place));
+        let is_empty = worker.holds.is_empty();
+        worker.alone &= !is_empty;
+        worker.slow &= !is_empty;
+        self.has_room(held.session);
+        if is_empty {
+            self.has_empty_hands(held.session);
         }
     }
 
     // ----- time -----
 
-    /// Ends leases and graces that are over, and wakes what waited for its time.
+    /// Ends leases and graces that are over.
     pub(crate) fn tick(&mut self, state: &State, now: Now) {
         while let Some(session) = self.deadlines.pop_due(now.cluster) {
             let Some(worker) = self.workers.get_mut(&session) else {
                 continue;
             };
             worker.lease_check = None;
-            let name = Arc::clone(&worker.name);
-            let gone = worker.push.is_none();
-            let mut next = None;
+            if worker.push.is_some() {
+                self.end_leases(state, session, now);
+                continue;
+            }
+            let reason = format!("worker {} went away", worker.name);
             for (place, held) in self.held_by(session) {
-                if held.losing {
-                    continue;
-                }
-                if gone {
-                    self.lose(state, place, held, format!("worker {name} went away"));
-                } else if held.lease_until <= now.cluster {
-                    self.lose(
-                        state,
-                        place,
-                        held,
-                        format!("worker {name} did not report within its lease"),
-                    );
-                } else {
-                    next = Some(next.map_or(held.lease_until, |next: ClusterTime| {
-                        next.min(held.lease_until)
-                    }));
+                if !held.losing {
+                    self.lose(state, place, held, reason.clone());
                 }
             }
-            if gone {
-                self.forget(session);
-            } else if let Some(next) = next {
-                self.look_at_leases(session, next);
+            self.forget(session);
+        }
+    }
+
+    /// Ends a worker's leases that are over. Each is looked at when it would have ended without its extensions.
+    fn end_leases(&mut self, state: &State, session: SessionId, now: Now) {
+        let Some(worker) = self.workers.get_mut(&session) else {
+            return;
+        };
+        let mut ended = Vec::new();
+        let mut next = None;
+        while let Some((at, place)) = worker.holds.first().copied() {
+            if at > now.cluster {
+                next = (at != NEVER).then_some(at);
+                break;
             }
+            self.steps += 1;
+            worker.holds.pop_first();
+            let Some(held) = self.held.get_mut(&place) else {
+                continue;
+            };
+            held.listed_at = held.lease_until;
+            if held.losing || held.lease_until <= now.cluster {
+                held.listed_at = NEVER;
+                ended.push((place, *held));
+            }
+            worker.holds.insert((held.listed_at, place));
+        }
+        let name = Arc::clone(&worker.name);
+        let silent = Arc::clone(&worker.silent);
+        for (place, held) in ended {
+            if held.losing {
+                continue;
+            }
+            let overdue = held.work_until.is_some_and(|most| most <= now.cluster);
+            let reason = match overdue {
+                true => format!("worker {name} took longer than work_ms_max allows"),
+                false => format!("worker {name} did not report within its lease"),
+            };
+            silent.store(true, Ordering::Relaxed);
+            self.lose(state, place, held, reason);
+        }
+        if let Some(next) = next {
+            self.look_at_leases(session, next);
         }
     }
 
@@ -280,10 +380,11 @@ impl Dispatcher {
     pub(crate) fn next(&self, now: Now) -> (Option<Instant>, Option<ClusterTime>) {
         let opens = (now.instant < self.opens_at).then_some(self.opens_at);
         let delayed = self.delayed.first().map(|(at, _)| *at);
-        (
-            opens,
-            self.deadlines.next().into_iter().chain(delayed).min(),
-        )
+        let reserved = self.reserved.iter().map(|(_, until)| *until);
+        let more = opens.is_none() && !self.touched.is_empty();
+        let more = more.then_some(now.cluster);
+        let due = self.deadlines.next().into_iter().chain(delayed).chain(more);
+        (opens, due.chain(reserved).min())
     }
 
     // ----- work -----
@@ -299,72 +400,67 @@ impl Dispatcher {
             self.delayed.remove(&(at, place));
             self.work(state, place, now);
         }
-        if now.instant < self.opens_at || self.queues.iter().all(Lanes::is_empty) {
+        if now.instant < self.opens_at {
             return;
         }
-        let waits = |queues: &[Lanes]| queues.iter().any(|queue| !queue.alone.is_empty());
-        if waits(&self.queues) || !self.reserved.is_empty() {
-            self.reserve_and_place_alone(state, now);
-        }
+        self.end_reservations(now);
+        self.place_alone(state, now, true);
+        // A worker may be kept for what has just gone to another.
+        self.end_reservations(now);
         self.fill_all(state, now);
-        if waits(&self.queues) {
-            self.place_alone(state, now, None);
+        self.place_alone(state, now, false);
+        if self.end_reservations(now) {
+            self.fill_all(state, now);
         }
     }
 
     /// Fills every worker's hands, by turns.
     fn fill_all(&mut self, state: &State, now: Now) {
-        let mut without = 0;
-        while without < self.rotation.len() {
-            let Some(session) = self.rotation.pop_front() else {
-                break;
-            };
-            self.rotation.push_back(session);
-            without = if self.fill(state, session, now) == 0 {
-                without + 1
-            } else {
-                0
-            };
+        while let Some((queue, prefix)) = self.woken.pop_front() {
+            if self.fill(state, queue, &prefix, now) {
+                self.woken.push_back((queue, prefix));
+            }
         }
     }
 
-    /// Gives one worker its share of one of its stages.
-    fn fill(&mut self, state: &State, session: SessionId, now: Now) -> usize {
-        let Some(worker) = self.workers.get_mut(&session) else {
-            return 0;
+    /// Gives one worker of a crew its share of what is ready in the stage. Whether there was both.
+    fn fill(&mut self, state: &State, queue: usize, prefix: &Arc<str>, now: Now) -> bool {
+        let lanes = &mut self.queues[queue];
+        let Some((session, room)) = next_free(lanes, prefix, &mut self.workers, &mut self.steps)
+        else {
+            return false;
         };
-        let room = worker.room();
-        if room == 0 {
-            return 0;
-        }
         let check = Check {
             state,
             now: now.cluster,
             held: &self.held,
         };
-        let count = worker.stages.len();
-        let mut taken = Vec::new();
-        for step in 0..count {
-            let at = (worker.next_stage + step) % count;
-            let queue = &mut self.queues[worker.stages[at]];
-            let share = queue.share(SHARE_MAX).min(room);
-            taken = queue.take(&check, &worker.prefix, share, &mut self.delayed);
-            if !taken.is_empty() {
-                worker.next_stage = (at + 1) % count;
-                break;
+        let share = lanes.share(SHARE_MAX).min(room);
+        let taken = lanes.take(&check, prefix, share);
+        self.steps += taken.steps;
+        self.delayed.extend(taken.delayed);
+        if taken.places.is_empty() {
+            return false;
+        }
+        for place in taken.places {
+            self.assign(state, place, session, now);
+        }
+        let Some(worker) = self.workers.get_mut(&session) else {
+            return true;
+        };
+        let at = worker.stages.binary_search(&queue).unwrap_or_default();
+        worker.next_stage = (at + 1) % worker.stages.len().max(1);
+        worker.listed = worker.room() > 0;
+        if let Some(crew) = self.queues[queue].crews.get_mut(prefix) {
+            crew.free.remove(&session);
+            if worker.listed {
+                crew.free.push_back(session);
             }
         }
-        for place in &taken {
-            self.assign(state, *place, session, now);
-        }
-        taken.len()
+        true
     }
 
-    fn assign(&mut self, state: &State, place: Place, session: SessionId, now: Now) {
-        // A lane may have held it twice, and both were taken before the first was assigned.
-        if self.held.contains_key(&place) {
-            return;
-        }
+    pub(super) fn assign(&mut self, state: &State, place: Place, session: SessionId, now: Now) {
         let Some((interface, slot, stage)) = staged(state, place) else {
             return;
         };
@@ -373,17 +469,19 @@ impl Dispatcher {
         let Some(worker) = self.workers.get_mut(&session) else {
             return;
         };
-        let lease_until = now.cluster.after_ms(stage.lease_ms.into());
-        let held = Held {
+        let mut held = Held {
             session,
+            worker: worker.id,
             stage: slot.stage,
             turn: slot.turn,
             since: now.instant,
-            lease_until,
+            lease_until: now.cluster,
+            listed_at: NEVER,
+            work_until: work_until(stage, now.cluster),
+            extensions: 0,
             losing: false,
         };
-        self.held.insert(place, held);
-        worker.held += 1;
+        held.lease_until = held.lease_from(now.cluster, stage.lease_ms);
         worker.alone = slot.losses > 0;
         worker.was_alone = worker.alone;
         if worker.frame.is_empty() {
@@ -394,6 +492,7 @@ impl Dispatcher {
             interface: Arc::clone(&interface.name),
             incarnation: interface.incarnation,
             stage: name,
+            stage_number: slot.stage,
             turn: slot.turn,
             attempts: slot.attempts.into(),
             message_id: slot.message_id,
@@ -401,102 +500,17 @@ impl Dispatcher {
             header_rows: slot.header_rows,
             lease_ms: stage.lease_ms,
         });
-        self.look_at_leases(session, lease_until);
+        self.take_in_hand(place, held);
     }
 
-    /// Messages that lost a worker before go to workers with empty hands, which get nothing else until they report. Such
-    /// messages may be slow, and the others have to go on: half of the workers stay with those, and each worker takes
-    /// turns. Where nobody's hands are empty, one worker gets no more until they are.
-    fn reserve_and_place_alone(&mut self, state: &State, now: Now) {
-        // Chosen anew each time: what a worker was reserved for may have come to its end elsewhere. Nobody else gets
-        // to hold less than the one that is given nothing, so that it is chosen again for as long as there is cause.
-        let before = std::mem::take(&mut self.reserved);
-        for (session, until) in &before {
-            if let Some(worker) = self.workers.get_mut(session) {
-                worker.reserved = false;
-                worker.slow |= now.cluster >= *until;
-            }
-        }
-        self.place_alone(state, now, Some(&before));
-    }
-
-    /// `before` are the reservations that there were, as long as other messages have yet to get their share of the
-    /// workers. Without it they have: what is left goes to whoever has nothing else to do.
-    fn place_alone(
-        &mut self,
-        state: &State,
-        now: Now,
-        before: Option<&[(SessionId, ClusterTime)]>,
-    ) {
-        for queue in 0..self.queues.len() {
-            self.place_alone_of(state, queue, now, before);
-        }
-    }
-
-    fn place_alone_of(
-        &mut self,
-        state: &State,
-        queue: usize,
-        now: Now,
-        before: Option<&[(SessionId, ClusterTime)]>,
-    ) {
-        let able = |session: &SessionId| {
-            let worker = self.workers.get(session);
-            worker.is_some_and(|worker| worker.serves(queue) && !worker.alone)
+    pub(super) fn take_in_hand(&mut self, place: Place, mut held: Held) {
+        let Some(worker) = self.workers.get_mut(&held.session) else {
+            return;
         };
-        let mut able = self.rotation.iter().filter(|session| able(session)).count();
-        let mut looked_at = 0;
-        let mut next = self.queues[queue].alone.first().copied();
-        while let Some(place) = next.filter(|_| able > 0 && looked_at < ALONE_LOOKED_AT) {
-            let check = Check {
-                state,
-                now: now.cluster,
-                held: &self.held,
-            };
-            let ready = self.queues[queue].is_alone_ready(&check, place);
-            let Some((interface, _, stage)) = staged(state, place).filter(|_| ready) else {
-                next = self.queues[queue].alone_after(place);
-                continue;
-            };
-            let mut crew = Crew::default();
-            for session in &self.rotation {
-                let worker = self.workers.get(session);
-                let serves = |worker: &&Worker| {
-                    worker.serves(queue) && interface.name.starts_with(&worker.prefix)
-                };
-                if let Some(worker) = worker.filter(serves) {
-                    crew.add(*session, worker);
-                }
-            }
-            // What nobody can take hides nothing that somebody can.
-            looked_at += usize::from(crew.best.is_some());
-            let fits = before.is_none() || crew.may_be_alone();
-            next = match crew.best {
-                Some(best) if best.held == 0 && fits && (before.is_none() || !best.was_alone) => {
-                    able -= 1;
-                    self.queues[queue].alone.remove(&place);
-                    self.assign(state, place, best.session, now);
-                    self.queues[queue].alone_after(place)
-                }
-                // The others of the interface would find the same workers.
-                best => {
-                    let busy = best.filter(|best| best.held > 0 && fits && !crew.reserved);
-                    if let (Some(busy), Some(before)) = (busy, before) {
-                        let a_lease = now.cluster.after_ms(stage.lease_ms.into());
-                        let until = before.iter().find(|(session, _)| *session == busy.session);
-                        self.reserve(busy.session, until.map_or(a_lease, |(_, until)| *until));
-                    }
-                    self.queues[queue].alone_after_interface(place.interface)
-                }
-            };
-        }
-    }
-
-    fn reserve(&mut self, session: SessionId, until: ClusterTime) {
-        if let Some(worker) = self.workers.get_mut(&session) {
-            worker.reserved = true;
-            self.reserved.push((session, until));
-        }
+        held.listed_at = held.lease_until;
+        worker.holds.insert((held.listed_at, place));
+        self.held.insert(place, held);
+        self.look_at_leases(held.session, held.lease_until);
     }
 
     /// Sends what was gathered.
@@ -527,49 +541,25 @@ pub(super) fn staged(state: &State, place: Place) -> Option<(&Interface, &Slot, 
     Some((interface, slot, stage))
 }
 
-/// The workers that a message which has to be alone can be given to.
-#[derive(Default)]
-struct Crew {
-    count: usize,
-    /// How many hold such a message.
-    alone: usize,
-    /// Whether one of them is reserved.
-    reserved: bool,
-    best: Option<Best>,
-}
-
-/// Who holds least, of those that will be done with it soon.
-#[derive(Clone, Copy)]
-struct Best {
-    session: SessionId,
-    slow: bool,
-    held: u32,
-    was_alone: bool,
-}
-
-impl Crew {
-    fn add(&mut self, session: SessionId, worker: &Worker) {
-        self.count += 1;
-        self.reserved |= worker.reserved;
-        if worker.alone {
-            self.alone += 1;
-            return;
+/// The crew's next worker with room. Those that have none any more are listed again when they do.
+fn next_free(
+    lanes: &mut Lanes,
+    prefix: &str,
+    workers: &mut BTreeMap<SessionId, Worker>,
+    steps: &mut u64,
+) -> Option<(SessionId, usize)> {
+    let crew = lanes.crews.get_mut(prefix)?;
+    loop {
+        *steps += 1;
+        let session = *crew.free.first()?;
+        if let Some(worker) = workers.get_mut(&session) {
+            let room = worker.room();
+            if room > 0 {
+                return Some((session, room));
+            }
+            worker.listed = false;
         }
-        let new = Best {
-            session,
-            slow: worker.slow,
-            held: worker.held,
-            was_alone: worker.was_alone,
-        };
-        let key = |best: &Best| (best.slow, best.held, best.was_alone);
-        if self.best.as_ref().is_none_or(|best| key(&new) < key(best)) {
-            self.best = Some(new);
-        }
-    }
-
-    /// Whether enough of them stay with the other messages.
-    fn may_be_alone(&self) -> bool {
-        self.alone < (self.count / 2).max(1)
+        crew.free.pop_front();
     }
 }
 

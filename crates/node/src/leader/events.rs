@@ -9,7 +9,7 @@ use ordo_core::{
 use ordo_wire::v1::{Reason, SkipReason};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
@@ -96,6 +96,8 @@ pub struct WorkerHello {
     pub holds: Vec<Hold>,
     /// How many assignments it wants to hold at once.
     pub credits: u32,
+    /// Set when it loses a lease. Its stream clears it at the next word, with [`Event::WorkerSpoke`].
+    pub silent: Arc<AtomicBool>,
     /// Into its stream.
     pub push: UnboundedSender<WorkPush>,
 }
@@ -125,6 +127,8 @@ pub struct Assignment {
     pub incarnation: Incarnation,
     /// The stage.
     pub stage: Arc<str>,
+    /// Its number: a payload that this stage or a later one wrote is not the one of this turn.
+    pub stage_number: StageNumber,
     /// The current turn.
     pub turn: Turn,
     /// Failed tries of this stage so far.
@@ -320,6 +324,11 @@ pub enum Event {
         /// Which.
         holds: Vec<Hold>,
     },
+    /// A worker that had lost a lease says something again.
+    WorkerSpoke {
+        /// Its stream.
+        session: SessionId,
+    },
     /// A worker is leaving.
     WorkerDrains {
         /// Its stream.
@@ -365,6 +374,7 @@ impl fmt::Debug for Event {
             Self::WorkerJoined(_) => "WorkerJoined",
             Self::WorkerCredits { .. } => "WorkerCredits",
             Self::WorkerExtends { .. } => "WorkerExtends",
+            Self::WorkerSpoke { .. } => "WorkerSpoke",
             Self::WorkerDrains { .. } => "WorkerDrains",
             Self::WorkerFreed { .. } => "WorkerFreed",
             Self::WorkerLeft { .. } => "WorkerLeft",

@@ -4,8 +4,6 @@ use super::dispatcher::{Dispatcher, Now};
 use super::events::{LineKey, Place};
 use super::releaser::Releaser;
 use ordo_core::{ClusterTime, State};
-use std::sync::Arc;
-use std::time::Duration;
 
 /// A look at the state and at what the leader has in hand, at one applied index.
 pub struct Glance<'a> {
@@ -18,6 +16,17 @@ pub struct Glance<'a> {
     pub(crate) loops: Option<(&'a Dispatcher, &'a Releaser)>,
 }
 
+/// A worker that has a message.
+#[derive(Clone, Debug, Default)]
+pub struct InHand {
+    /// Its name.
+    pub worker: String,
+    /// For how long it has had it, in milliseconds.
+    pub worked_on_ms: u64,
+    /// How often it has extended its lease.
+    pub lease_extensions: u32,
+}
+
 impl Glance<'_> {
     /// The cluster's time.
     #[must_use]
@@ -25,19 +34,22 @@ impl Glance<'_> {
         self.now.cluster
     }
 
-    /// The worker that has a message now, and for how long it has had it.
+    /// Who has a message now.
     #[must_use]
-    pub fn holder_of(&self, place: Place) -> Option<(Arc<str>, Duration)> {
+    pub fn holder_of(&self, place: Place) -> Option<InHand> {
         let (dispatcher, _) = self.loops?;
         let held = dispatcher.held.get(&place)?;
         let worker = dispatcher.workers.get(&held.session)?;
-        Some((
-            Arc::clone(&worker.name),
-            self.now.instant.saturating_duration_since(held.since),
-        ))
+        let worked_on = self.now.instant.saturating_duration_since(held.since);
+        Some(InHand {
+            worker: worker.name.to_string(),
+            worked_on_ms: u64::try_from(worked_on.as_millis()).unwrap_or(u64::MAX),
+            lease_extensions: held.extensions,
+        })
     }
 
-    /// How many workers are connected for a stage and serve an interface.
+    /// How many workers are connected for a stage and serve an interface, without those that lost a lease and have
+    /// said nothing since.
     #[must_use]
     pub fn workers_for(&self, stage: &str, interface: &str) -> usize {
         let Some((dispatcher, _)) = self.loops else {
@@ -46,12 +58,11 @@ impl Glance<'_> {
         let Some(queue) = dispatcher.stages.get(stage) else {
             return 0;
         };
-        let connected = dispatcher
-            .workers
-            .values()
-            .filter(|worker| worker.push.is_some() && !worker.draining);
-        connected
-            .filter(|worker| worker.stages.contains(queue) && interface.starts_with(&worker.prefix))
+        let crews = dispatcher.queues[*queue].crews.serving(interface);
+        let workers = crews.flat_map(|(_, crew)| &crew.workers);
+        workers
+            .filter_map(|session| dispatcher.workers.get(session))
+            .filter(|worker| worker.is_there())
             .count()
     }
 

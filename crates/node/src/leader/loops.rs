@@ -118,7 +118,7 @@ impl Loops {
                     interface
                 }
                 Effect::Interface { interface } => {
-                    dispatcher.scan(state, interface, now);
+                    dispatcher.configured(state, interface, now);
                     releaser.interface(state, interface, now);
                     interface
                 }
@@ -307,6 +307,7 @@ impl Observer for Loops {
             Event::WorkerExtends { session, holds } => {
                 dispatcher.extend(state, session, &holds, now)
             }
+            Event::WorkerSpoke { session } => dispatcher.spoke(session),
             Event::WorkerDrains { session } => dispatcher.drain(session),
             Event::WorkerFreed { session, freed } => dispatcher.freed(state, session, &freed, now),
             Event::WorkerLeft { session } => dispatcher.leave(state, session, now),

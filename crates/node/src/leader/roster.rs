@@ -2,14 +2,16 @@
 
 use super::dispatcher::{Dispatcher, Now, RECONNECT_GRACE_MS, current_turn, staged};
 use super::events::{Freed, Hold, Place, SessionId, WorkPush, WorkerHello};
-use super::workers::{CREDITS_MAX, Held, Worker};
-use ordo_core::{ClusterTime, Slot, State, Status};
+use super::workers::{CREDITS_MAX, Held, NEVER, Worker, work_until};
+use ordo_core::{ClusterTime, Slot, StageConfig, State, Status};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 impl Dispatcher {
     /// A worker comes, or comes back: what it names it holds, what it held and does not name is ready again.
     pub(crate) fn join(&mut self, state: &State, hello: WorkerHello, now: Now) {
         let session = hello.session;
-        let unknown_stages = self.unknown(state, &hello.stages);
+        let unknown_stages = self.unknown(&hello.stages);
         let mut stages: Vec<usize> = hello
             .stages
             .iter()
@@ -17,53 +19,70 @@ impl Dispatcher {
             .collect();
         stages.sort_unstable();
         stages.dedup();
+        let prefix: Arc<str> = hello.interface_prefix.into();
         // The stream may be gone already; its end will say so.
         let _ = hello.push.send(WorkPush::Welcome { unknown_stages });
-        let before = self
-            .sessions
-            .insert(hello.worker, session)
-            .map(|before| (before, self.held_by(before)));
+        let before = self.sessions.insert(hello.worker, session);
+        let left = before.map_or_else(Vec::new, |before| self.held_by(before));
         for stage in &stages {
-            self.queues[*stage].workers += 1;
+            self.queues[*stage].crews.join(&prefix, session);
         }
         let worker = Worker {
             id: hello.worker,
             name: hello.name.into(),
             stages,
             next_stage: 0,
-            prefix: hello.interface_prefix,
+            prefix,
             credits: hello.credits.min(CREDITS_MAX),
-            held: 0,
+            holds: BTreeSet::new(),
             alone: false,
             was_alone: false,
             reserved: false,
             slow: false,
+            listed: false,
             draining: false,
+            silent: hello.silent,
             push: Some(hello.push),
             frame: Vec::new(),
             lease_check: None,
         };
         self.workers.insert(session, worker);
-        self.rotation.push_back(session);
-        let mut left = Vec::new();
-        if let Some((before, held)) = before {
+        if let Some(before) = before {
             self.retire(before);
-            left = held;
         }
         for (place, _) in &left {
             self.free(*place);
         }
+        let before: BTreeMap<Place, Held> = left.iter().copied().collect();
         for hold in &hello.holds {
-            self.hold(state, session, hold, now);
+            self.hold(state, session, hold, before.get(&hold.place), now);
         }
         for (place, _) in left {
             self.work(state, place, now);
         }
+        self.spoke(session);
     }
 
-    /// The worker has it in hand, if nobody else has and the state agrees.
-    fn hold(&mut self, state: &State, session: SessionId, hold: &Hold, now: Now) {
-        let Some((slot, lease_ms)) = assigned(state, hold) else {
+    /// A worker may be given something, or something again.
+    pub(crate) fn spoke(&mut self, session: SessionId) {
+        self.has_room(session);
+        if let Some(worker) = self.workers.get(&session)
+            && worker.holds.is_empty()
+        {
+            self.has_empty_hands(session);
+        }
+    }
+
+    /// The worker has it in hand, if nobody else has and the state agrees. `before` is what its last stream held.
+    fn hold(
+        &mut self,
+        state: &State,
+        session: SessionId,
+        hold: &Hold,
+        before: Option<&Held>,
+        now: Now,
+    ) {
+        let Some((slot, stage)) = assigned(state, hold) else {
             return;
         };
         if self.held.contains_key(&hold.place) {
@@ -72,19 +91,25 @@ impl Dispatcher {
         let Some(worker) = self.workers.get_mut(&session) else {
             return;
         };
-        let lease_until = now.cluster.after_ms(lease_ms.into());
-        worker.held += 1;
         worker.alone |= slot.losses > 0;
-        let held = Held {
+        let before = before.filter(|before| before.turn == slot.turn);
+        let mut held = Held {
             session,
+            worker: worker.id,
             stage: slot.stage,
             turn: slot.turn,
-            since: now.instant,
-            lease_until,
+            since: before.map_or(now.instant, |before| before.since),
+            lease_until: now.cluster,
+            listed_at: NEVER,
+            work_until: match before {
+                Some(before) => before.work_until,
+                None => work_until(stage, now.cluster),
+            },
+            extensions: before.map_or(0, |before| before.extensions),
             losing: false,
         };
-        self.held.insert(hold.place, held);
-        self.look_at_leases(session, lease_until);
+        held.lease_until = held.lease_from(now.cluster, stage.lease_ms);
+        self.take_in_hand(hold.place, held);
     }
 
     pub(super) fn look_at_leases(&mut self, session: SessionId, at: ClusterTime) {
@@ -103,21 +128,20 @@ impl Dispatcher {
             return;
         };
         self.deadlines.clear(session);
-        self.rotation.retain(|there| *there != session);
         if let Some(push) = worker.push {
-            self.unserve(worker.stages);
+            self.unserve(session, worker.stages, &worker.prefix);
             let _ = push.send(WorkPush::Replaced);
         }
     }
 
     /// In order, so that the same happens in every run.
-    pub(super) fn held_by(&self, session: SessionId) -> Vec<(Place, Held)> {
-        let mut held: Vec<(Place, Held)> = self
-            .held
-            .iter()
-            .filter(|(_, held)| held.session == session)
-            .map(|(place, held)| (*place, *held))
-            .collect();
+    pub(super) fn held_by(&mut self, session: SessionId) -> Vec<(Place, Held)> {
+        let Some(worker) = self.workers.get(&session) else {
+            return Vec::new();
+        };
+        self.steps += worker.holds.len() as u64;
+        let held = |(_, place): &(ClusterTime, Place)| Some((*place, *self.held.get(place)?));
+        let mut held: Vec<(Place, Held)> = worker.holds.iter().filter_map(held).collect();
         held.sort_unstable_by_key(|(place, _)| *place);
         held
     }
@@ -125,26 +149,30 @@ impl Dispatcher {
     pub(crate) fn credits(&mut self, session: SessionId, credits: u32) {
         if let Some(worker) = self.workers.get_mut(&session) {
             worker.credits = credits.min(CREDITS_MAX);
+            self.spoke(session);
         }
     }
 
     pub(crate) fn drain(&mut self, session: SessionId) {
         if let Some(worker) = self.workers.get_mut(&session) {
             worker.draining = true;
+            // What was to go to it may find another.
+            self.has_empty_hands(session);
         }
     }
 
     /// Leases that begin anew.
     pub(crate) fn extend(&mut self, state: &State, session: SessionId, holds: &[Hold], now: Now) {
         for hold in holds {
-            let Some((_, lease_ms)) = assigned(state, hold) else {
+            let Some((_, stage)) = assigned(state, hold) else {
                 continue;
             };
             let Some(held) = self.held.get_mut(&hold.place) else {
                 continue;
             };
             if held.session == session && held.turn == hold.turn {
-                held.lease_until = now.cluster.after_ms(lease_ms.into());
+                held.lease_until = held.lease_from(now.cluster, stage.lease_ms);
+                held.extensions = held.extensions.saturating_add(1);
             }
         }
     }
@@ -172,10 +200,13 @@ impl Dispatcher {
         };
         worker.push = None;
         worker.frame.clear();
-        let (draining, held) = (worker.draining, worker.held);
-        let stages = std::mem::take(&mut worker.stages);
-        self.unserve(stages);
-        if draining || held == 0 {
+        let (draining, holds_nothing) = (worker.draining, worker.holds.is_empty());
+        let (stages, prefix) = (
+            std::mem::take(&mut worker.stages),
+            Arc::clone(&worker.prefix),
+        );
+        self.unserve(session, stages, &prefix);
+        if draining || holds_nothing {
             let held = self.held_by(session);
             self.forget(session);
             for (place, _) in held {
@@ -199,9 +230,9 @@ impl Dispatcher {
     }
 }
 
-/// The slot and the lease of an assignment, while the state agrees with it.
-fn assigned<'a>(state: &'a State, hold: &Hold) -> Option<(&'a Slot, u32)> {
+/// The slot and the stage of an assignment, while the state agrees with it.
+fn assigned<'a>(state: &'a State, hold: &Hold) -> Option<(&'a Slot, &'a StageConfig)> {
     let (_, slot, stage) = staged(state, hold.place)?;
     let is_its = slot.status == Status::Pending && slot.turn == hold.turn;
-    (is_its && stage.name == hold.stage).then_some((slot, stage.lease_ms))
+    (is_its && stage.name == hold.stage).then_some((slot, stage))
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod dispatch;
+mod flat;
 mod release;
 
 use super::dispatcher::{Dispatcher, Now};
@@ -17,6 +18,8 @@ use ordo_core::{
     Digest, Effect, Entry, Ingest, InterfaceConfig, InterfaceId, Loss, MessageId, Outcome, Reply,
     Report, RunPosition, Sequence, StageConfig, State, UpdateInterface, WallTime,
 };
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::Instant;
@@ -36,14 +39,23 @@ struct World {
 struct TestWorker {
     session: SessionId,
     id: u128,
+    silent: Arc<AtomicBool>,
     pushes: UnboundedReceiver<WorkPush>,
 }
 
 /// One consumer's stream with one subscription.
 struct TestConsumer {
     key: SubscriptionKey,
-    heard: std::sync::Arc<Heard>,
+    heard: Arc<Heard>,
     pushes: UnboundedReceiver<DeliverPush>,
+}
+
+fn hold(held: &Assignment) -> Hold {
+    Hold {
+        place: held.place,
+        stage: held.stage.to_string(),
+        turn: held.turn,
+    }
 }
 
 fn interface_id(n: u8) -> InterfaceId {
@@ -138,7 +150,7 @@ impl World {
                     );
                 }
                 Effect::Interface { interface } => {
-                    self.dispatcher.scan(&self.state, interface, self.now);
+                    self.dispatcher.configured(&self.state, interface, self.now);
                     self.releaser.interface(&self.state, interface, self.now);
                 }
             }
@@ -306,11 +318,7 @@ impl World {
     ) -> TestWorker {
         let (push, pushes) = unbounded_channel();
         let session = SessionId::next();
-        let hold = |held: &Assignment| Hold {
-            place: held.place,
-            stage: held.stage.to_string(),
-            turn: held.turn,
-        };
+        let silent = Arc::default();
         let hello = WorkerHello {
             session,
             worker: WorkerId(Uuid::from_u128(id)),
@@ -319,6 +327,7 @@ impl World {
             interface_prefix: prefix.to_owned(),
             holds: holds.iter().map(hold).collect(),
             credits,
+            silent: Arc::clone(&silent),
             push,
         };
         self.dispatcher.join(&self.state, hello, self.now);
@@ -326,8 +335,24 @@ impl World {
         TestWorker {
             session,
             id,
+            silent,
             pushes,
         }
+    }
+
+    /// A worker's stream says anything.
+    fn speak(&mut self, worker: &TestWorker) {
+        if worker.silent.swap(false, Ordering::Relaxed) {
+            self.dispatcher.spoke(worker.session);
+        }
+        self.round();
+    }
+
+    fn extend(&mut self, worker: &TestWorker, assignment: &Assignment) {
+        let hold = hold(assignment);
+        self.dispatcher
+            .extend(&self.state, worker.session, &[hold], self.now);
+        self.speak(worker);
     }
 
     fn leave(&mut self, worker: &TestWorker) {
@@ -352,7 +377,7 @@ impl World {
                 name: format!("consumer-{consumer}"),
                 credits,
                 position: None,
-                heard: std::sync::Arc::clone(&heard),
+                heard: Arc::clone(&heard),
                 push,
             },
             self.now,

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod slow_reader;
+
 use crate::config::{Config, PeerConfig};
 use crate::context::Context;
 use crate::net::Listening;

@@ -10,7 +10,7 @@ use super::{
 use crate::context::Context;
 use crate::leader::{Assignment, Event, Freed, Hold, Place, WorkPush, WorkerHello, WorkerId};
 use crate::proposer::Proposed;
-use ordo_core::{InterfaceId, Sequence, Turn};
+use ordo_core::{InterfaceId, Rules, Sequence, Turn};
 use ordo_wire::convert::headers_to_proto;
 use ordo_wire::request::{name_of, stages_of, uuid_of};
 use ordo_wire::status::Failure;
@@ -19,7 +19,9 @@ use ordo_wire::v1::{self, Reason};
 use prost::Message as _;
 use report::Reports;
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,20 +33,24 @@ const REPORT_FRAMES: usize = 64;
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
 /// See [`WorkService`].
-pub(super) struct Work {
+pub(super) struct Work<R> {
     context: Arc<Context>,
+    rules: PhantomData<R>,
 }
 
-impl Work {
-    pub(super) fn new(context: Arc<Context>) -> Self {
-        Self { context }
+impl<R> Work<R> {
+    pub(super) const fn new(context: Arc<Context>) -> Self {
+        Self {
+            context,
+            rules: PhantomData,
+        }
     }
 }
 
 type Responses = mpsc::Sender<Result<v1::WorkResponse, Status>>;
 
 #[tonic::async_trait]
-impl WorkService for Work {
+impl<R: Rules> WorkService for Work<R> {
     type WorkStream = ReceiverStream<Result<v1::WorkResponse, Status>>;
 
     async fn work(
@@ -53,8 +59,10 @@ impl WorkService for Work {
     ) -> Result<Response<Self::WorkStream>, Status> {
         let stream = Stream::open(&self.context).await?;
         let (responses, receiver) = mpsc::channel(FRAMES_WAITING);
-        let pump = Pump {
+        let pump = Pump::<R> {
+            rules: PhantomData,
             stream,
+            silent: Arc::default(),
             assignments: VecDeque::new(),
             pending: Outstanding::new(REPORT_FRAMES),
             next: v1::WorkResponse::default(),
@@ -66,8 +74,11 @@ impl WorkService for Work {
 }
 
 /// One stream's task.
-struct Pump {
+struct Pump<R> {
+    rules: PhantomData<R>,
     stream: Stream,
+    /// Set by the dispatcher when this worker loses a lease; it is given nothing until it says something.
+    silent: Arc<AtomicBool>,
     /// Given by the dispatcher and not written.
     assignments: VecDeque<Assignment>,
     /// Reports that are proposed, oldest first.
@@ -78,7 +89,7 @@ struct Pump {
     waiting: bool,
 }
 
-impl Pump {
+impl<R: Rules> Pump<R> {
     async fn run(mut self, mut incoming: Streaming<v1::WorkRequest>, responses: Responses) {
         let context = Arc::clone(&self.stream.context);
         let _open = context.metrics.stream("work");
@@ -169,6 +180,7 @@ impl Pump {
                 .map(hold_of)
                 .collect::<Result<_, _>>()?,
             credits: hello.credits,
+            silent: Arc::clone(&self.silent),
             push,
         };
         self.stream.context.machine.send(Event::WorkerJoined(hello));
@@ -181,6 +193,9 @@ impl Pump {
         let session = self.stream.session;
         if frame.hello.is_some() {
             return Err(Failure::field("hello", "hello came twice on one stream"));
+        }
+        if self.silent.swap(false, Ordering::Relaxed) {
+            self.stream.tell(Event::WorkerSpoke { session }, 1).await?;
         }
         if frame.credits > 0 {
             let credits = frame.credits;
@@ -235,7 +250,8 @@ impl Pump {
         Ok(())
     }
 
-    /// What there is to send, up to a frame's bytes; bodies are read here.
+    /// What there is to send, up to a frame's bytes. Bodies are read here, which may be long after the assignment was
+    /// made: one that its stage has replaced since then is not sent.
     fn response(&mut self) -> Result<v1::WorkResponse, Failure> {
         let context = Arc::clone(&self.stream.context);
         let mut response = std::mem::take(&mut self.next);
@@ -252,13 +268,14 @@ impl Pump {
                     .body(place.interface, assignment.body_of, assignment.header_rows);
             let body =
                 body.map_err(|error| Failure::new(Reason::Unspecified, error.to_string()))?;
+            let entered = |row| R::entered(row, assignment.stage_number);
             match body {
-                Some(body) => {
+                Some(body) if entered(body.payload_row) => {
                     bytes += body_bytes(&body);
                     response.assignments.push(assignment_of(assignment, body));
                 }
                 // Done by somebody else in the meantime.
-                None => gone.push(Freed {
+                _ => gone.push(Freed {
                     place,
                     turn: assignment.turn,
                 }),

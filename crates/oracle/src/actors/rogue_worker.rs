@@ -40,6 +40,9 @@ pub struct RogueWorkerPlan {
     pub wrong_percent: u8,
     /// How late a late report is: later than the lease.
     pub late: Duration,
+    /// Of a hundred times, how often it first does nothing for as long before it reads what it is given. Over a
+    /// connection that takes little, the rest waits at the node, and may be over when it comes.
+    pub reads_late_percent: u8,
     /// It comes and goes.
     pub lives: Lives,
 }
@@ -54,7 +57,25 @@ impl RogueWorkerPlan {
             credits: 1 << random.random_range(0..5),
             wrong_percent: random.random_range(10..=100),
             late: lease.mul_f64(random.random_range(1.0..2.0)),
+            reads_late_percent: 0,
             lives: Lives::draw(random),
+        }
+    }
+
+    /// A plan for one that does nothing wrong, but reads late what it takes much of.
+    pub fn draw_slow_reader(random: &mut StdRng, stages: &[Name], lease: Duration) -> Self {
+        Self {
+            credits: 32,
+            wrong_percent: 0,
+            reads_late_percent: random.random_range(10..50),
+            late: lease.mul_f64(random.random_range(1.1..2.0)),
+            // Long enough to read after all.
+            lives: Lives {
+                min: lease * 5,
+                max: lease * 10,
+                ..Lives::draw(random)
+            },
+            ..Self::draw(random, stages, lease)
         }
     }
 }
@@ -110,6 +131,9 @@ impl Life<'_> {
     async fn live(&mut self, mut frames: Frames<WorkRequest, WorkResponse>) {
         let mut heartbeat_at = Instant::now() + HEARTBEAT;
         loop {
+            if self.random.random_range(0..100) < self.plan.reads_late_percent {
+                sleep_until(Instant::now() + self.plan.late).await;
+            }
             let late_at = self.late.front().map_or(heartbeat_at, |(at, _)| *at);
             let mut request = WorkRequest::default();
             tokio::select! {

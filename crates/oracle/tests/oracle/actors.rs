@@ -74,6 +74,7 @@ fn config(stages: &[&str], destinations: &[&str], window: u32) -> proto::Interfa
         lease_ms: LEASE.as_millis() as u32,
         backoff_ms: 10,
         backoff_ms_max: 50,
+        work_ms_max: 0,
         ..proto::StageConfig::default()
     });
     let destinations = destinations.iter().map(|name| proto::DestinationConfig {

@@ -168,17 +168,12 @@ fn a_worker_that_does_not_report_in_time_loses_its_lease() {
     world.ingest(1, 10);
     let given = slow.given().remove(0);
     world.pass(20_000);
-    let hold = Hold {
-        place: given.place,
-        stage: "parse".into(),
-        turn: given.turn,
-    };
-    world
-        .dispatcher
-        .extend(&world.state, slow.session, &[hold], world.now);
+    world.extend(&slow, &given);
     world.pass(20_000);
     assert_eq!(slow.given(), [], "extended");
     world.pass(10_000);
+    assert_eq!(slow.given(), [], "it may be frozen");
+    world.speak(&slow);
     let again = slow.given().remove(0);
     assert!(again.turn > given.turn);
     let slot = world
@@ -188,6 +183,90 @@ fn a_worker_that_does_not_report_in_time_loses_its_lease() {
         .slot(Sequence(1))
         .unwrap();
     assert_eq!((slot.losses, slot.attempts), (1, 0));
+}
+
+#[test]
+fn a_message_that_was_lost_goes_to_another_worker_wherever_there_is_one() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut frozen = world.join(1, &["parse"], 1);
+    world.ingest(1, 10);
+    assert_eq!(frozen.sequences(), [1]);
+    let mut busy = world.join(2, &["parse"], 1);
+    world.ingest(1, 10);
+    let held = busy.given().remove(0);
+    world.pass(20_000);
+    world.extend(&busy, &held);
+    world.pass(10_000);
+    assert_eq!(world.losses(1, Sequence(1)), 1);
+    assert_eq!(frozen.given(), [], "it has said nothing");
+    world.ingest(1, 10);
+    assert_eq!(frozen.given(), [], "nor is it given anything else");
+    world.speak(&frozen);
+    assert_eq!(
+        frozen.sequences(),
+        [3],
+        "it is well, and another one has to try the first"
+    );
+    world.complete(&busy, &held);
+    let again = busy.given().remove(0);
+    assert_eq!(again.place.sequence, Sequence(1));
+    world.complete(&busy, &again);
+    assert_eq!(world.losses(1, Sequence(3)), 0);
+}
+
+#[test]
+fn a_worker_alone_is_given_what_it_lost_once_it_is_heard_of() {
+    let mut world = World::new(&[stages(&["parse"])]);
+    let mut worker = world.join(1, &["parse"], 1);
+    world.ingest(1, 10);
+    for losses in 1..=2 {
+        assert_eq!(worker.sequences(), [1]);
+        world.pass(300_000);
+        assert_eq!(worker.given(), []);
+        assert_eq!(
+            world.losses(1, Sequence(1)),
+            losses,
+            "one silence is one loss"
+        );
+        world.speak(&worker);
+    }
+    assert_eq!(worker.sequences(), [1]);
+    world.leave(&worker);
+    world.pass(1_000);
+    let interface = world.state.interface(interface_id(1)).unwrap();
+    assert_eq!(interface.dead_letters.len(), 1, "the third was the last");
+}
+
+#[test]
+fn a_worker_that_extends_its_lease_for_ever_has_it_for_as_long_as_the_stage_allows() {
+    let mut config = stages(&["parse"]);
+    config.stages[0].work_ms_max = 70_000;
+    let mut world = World::new(&[config]);
+    let mut hung = world.join(1, &["parse"], 1);
+    world.ingest(1, 10);
+    let given = hung.given().remove(0);
+    let mut hung = {
+        world.pass(20_000);
+        world.extend(&hung, &given);
+        world.pass(20_000);
+        // A stream that breaks begins nothing anew.
+        world.leave(&hung);
+        world.join_with(1, &["parse"], 1, "", std::slice::from_ref(&given))
+    };
+    world.extend(&hung, &given);
+    let place = given.place;
+    assert_eq!(world.dispatcher.held[&place].extensions, 2);
+    world.pass(20_000);
+    world.extend(&hung, &given);
+    world.pass(9_999);
+    assert_eq!(world.losses(1, Sequence(1)), 0);
+    let mut other = world.join(2, &["parse"], 1);
+    world.pass(1);
+    assert_eq!(world.losses(1, Sequence(1)), 1);
+    assert_eq!(other.sequences(), [1]);
+    world.extend(&hung, &given);
+    assert_eq!(hung.given(), []);
+    assert_eq!(world.losses(1, Sequence(1)), 1);
 }
 
 #[test]
@@ -493,13 +572,7 @@ fn a_message_to_be_alone_does_not_wait_for_a_worker_that_is_busy_for_ever() {
         done += 1;
         assert!(done < 100, "it is not given out");
         held.extend(other.given());
-        let hold = Hold {
-            place: job.place,
-            stage: job.stage.to_string(),
-            turn: job.turn,
-        };
-        let (session, now) = (stuck.session, world.now);
-        world.dispatcher.extend(&world.state, session, &[hold], now);
+        world.extend(&stuck, &job);
         world.pass(1_000);
     }
     assert_eq!(held.len(), 1);

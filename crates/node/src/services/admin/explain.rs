@@ -70,10 +70,9 @@ fn look_at(interface: &Interface, glance: &Glance<'_>, wall_ms: u64) -> Seen {
             let since = slot.accepted_at.0 + slot.stage_times.last().copied().map_or(0, u64::from);
             response.head_waiting_ms = wall_ms.saturating_sub(since);
             response.behind = interface.window() - 1;
-            let released = usize::try_from(interface.backlog()).unwrap_or(usize::MAX);
-            let behind = interface.slots().skip(released.saturating_add(1));
-            response.behind_ready =
-                behind.filter(|(_, slot)| slot.status.is_final()).count() as u64;
+            let behind = head.0 + 1..=interface.last_sequence.0;
+            let behind = behind.filter_map(|behind| interface.slot(Sequence(behind)));
+            response.behind_ready = behind.filter(|slot| slot.status.is_final()).count() as u64;
             let stage = interface.stage_name(slot.stage);
             response.workers =
                 u32::try_from(glance.workers_for(stage, &interface.name)).unwrap_or(u32::MAX);
@@ -132,10 +131,11 @@ fn head_to_proto(
     slot: &Slot,
     glance: &Glance<'_>,
 ) -> v1::Message {
-    let worker = glance.holder_of(Place {
+    let place = Place {
         interface: interface.id,
         sequence: head,
-    });
+    };
+    let in_hand = glance.holder_of(place).unwrap_or_default();
     let mut message = v1::Message {
         interface: interface.name.to_string(),
         sequence: head.0,
@@ -147,7 +147,9 @@ fn head_to_proto(
         payload_bytes: slot.payload_bytes.into(),
         redrive_of: slot.redrive_of.as_ref().map_or(0, |key| key.sequence.0),
         retry_in_ms: slot.not_before.0.saturating_sub(glance.cluster_time().0),
-        worker: worker.map(|(name, _)| name.to_string()).unwrap_or_default(),
+        worker: in_hand.worker,
+        worked_on_ms: in_hand.worked_on_ms,
+        lease_extensions: in_hand.lease_extensions,
         ..v1::Message::default()
     };
     message.set_status(match slot.status {
@@ -175,7 +177,15 @@ fn head_sentence(
         "it failed, and the interface's dead letters are at their cap: discard or redrive some"
             .to_owned()
     } else if !message.worker.is_empty() {
-        format!("worker {} has it", message.worker)
+        let mut what = format!("worker {} has it", message.worker);
+        if message.worked_on_ms >= 1_000 {
+            what.push_str(&format!(" for {}", seconds(message.worked_on_ms)));
+        }
+        if message.lease_extensions > 0 {
+            let times = counted(message.lease_extensions.into(), "time", "times");
+            what.push_str(&format!(" and extended its lease {times}"));
+        }
+        what
     } else if message.retry_in_ms > 0 {
         format!("it is tried again in {}", seconds(message.retry_in_ms))
     } else if response.workers == 0 {

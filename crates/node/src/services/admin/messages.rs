@@ -3,7 +3,7 @@
 use super::super::bytes_of;
 use super::{Admin, unknown_interface};
 use crate::context::Context;
-use crate::leader::{Glance, Place};
+use crate::leader::{Glance, InHand, Place};
 use ordo_core::{
     DeadLetter, DestinationNumber, EventKind, EventRow, Interface, InterfaceConfig, InterfaceId,
     MessageId, Record, Sequence, Slot, Status,
@@ -27,7 +27,7 @@ struct Known {
     slot: Option<Slot>,
     letter: Option<DeadLetter>,
     retry_in_ms: u64,
-    worker: String,
+    in_hand: InHand,
     applied_index: u64,
 }
 
@@ -99,10 +99,10 @@ fn known(interface: &Interface, wanted: Wanted, glance: &Glance<'_>) -> Option<K
     let retry_in_ms = slot.as_ref().map_or(0, |slot| {
         slot.not_before.0.saturating_sub(glance.cluster_time().0)
     });
-    let worker = glance.holder_of(Place {
+    let place = Place {
         interface: interface.id,
         sequence,
-    });
+    };
     Some(Known {
         interface: interface.id,
         config: Arc::clone(&interface.config),
@@ -116,7 +116,7 @@ fn known(interface: &Interface, wanted: Wanted, glance: &Glance<'_>) -> Option<K
             .next()
             .map(|(_, letter)| letter.clone()),
         retry_in_ms,
-        worker: worker.map(|(name, _)| name.to_string()).unwrap_or_default(),
+        in_hand: glance.holder_of(place).unwrap_or_default(),
         applied_index: glance.applied_index,
     })
 }
@@ -131,7 +131,9 @@ fn describe(context: &Context, name: &str, known: &Known) -> Result<v1::Message,
         sequence: known.sequence.0,
         released: known.released,
         retry_in_ms: known.retry_in_ms,
-        worker: known.worker.clone(),
+        worker: known.in_hand.worker.clone(),
+        worked_on_ms: known.in_hand.worked_on_ms,
+        lease_extensions: known.in_hand.lease_extensions,
         ..v1::Message::default()
     };
     match &known.slot {
