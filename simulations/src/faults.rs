@@ -99,7 +99,7 @@ pub enum Fault {
         /// How it fails.
         fault: DiskFault,
     },
-    /// A wall clock jumps, and runs fast or slow from then on.
+    /// A wall clock jumps, and runs fast or slow from then on. Where it jumps ahead, the machine was suspended.
     Clock {
         /// Whom it hits.
         who: Who,

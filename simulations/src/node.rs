@@ -8,6 +8,7 @@ use crate::wire::{self, HTTP, PEER, PUBLIC, SimDial};
 use ordo_node::{Seams, ServeError, SimulatedStorage, start_with};
 use ordo_storage::OrdoRuntime;
 use ordo_storage::log::LogOptions;
+use ordo_wire::lease::BootClock;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::future::pending;
@@ -87,6 +88,7 @@ async fn start(
     };
     let mut salts = StdRng::seed_from_u64(boot.seed ^ 0x5a17);
     let (clock, busy) = (Arc::clone(place), Arc::clone(place));
+    let machine = Arc::clone(place);
     let seams = Seams {
         public: Some(listen("public", PUBLIC).await?),
         peer: Some(listen("peer", PEER).await?),
@@ -96,6 +98,7 @@ async fn start(
             boot: number,
         }),
         wall: Arc::new(move || clock.wall_ms()),
+        boot: BootClock::new(move || machine.suspended()),
         seed: Some(boot.seed),
         check_invariants: true,
         storage: Some(SimulatedStorage {

@@ -66,6 +66,8 @@ struct State {
     disk_busy_ms_max: u64,
     /// How far its wall clock is off, in milliseconds, and how many parts in a thousand it runs fast.
     clock: (i64, i64),
+    /// For how long the machine has been suspended in all, in milliseconds.
+    suspended_ms: u64,
     running: Option<Arc<Context>>,
     /// Whether a quorum acknowledged it as the leader when that was last looked at.
     has_quorum: bool,
@@ -153,6 +155,7 @@ impl Place {
                 hurt: false,
                 disk_busy_ms_max: 2,
                 clock: (0, 0),
+                suspended_ms: 0,
                 running: None,
                 has_quorum: false,
                 stopped: None,
@@ -322,9 +325,18 @@ impl Place {
         self.lock().disk_busy_ms_max = ms_max;
     }
 
-    /// Puts the wall clock off by `offset_ms` and lets it run `drift` parts in a thousand fast.
+    /// Puts the wall clock off by `offset_ms` and lets it run `drift` parts in a thousand fast. One that jumps ahead is
+    /// that of a machine which was suspended for so long: the time since it was started jumps, too, and timers don't.
     pub fn set_clock(&self, offset_ms: i64, drift: i64) {
-        self.lock().clock = (offset_ms, drift);
+        let mut state = self.lock();
+        state.clock = (offset_ms, drift);
+        state.suspended_ms += u64::try_from(offset_ms).unwrap_or(0);
+    }
+
+    /// For how long the machine has been suspended.
+    #[must_use]
+    pub fn suspended(&self) -> Duration {
+        Duration::from_millis(self.lock().suspended_ms)
     }
 
     /// The trap that took the node down, until it starts again.

@@ -3,13 +3,14 @@
 use crate::place::Place;
 use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
-use ordo_client::{Cluster, Connect, ConnectError, endpoint};
+use ordo_client::{BootClock, Cluster, Connect, ConnectError, endpoint};
 use ordo_node::net::{Accepted, Dial, Io, Listening};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
 
@@ -142,6 +143,8 @@ pub fn cluster(nodes: &[String], seed: u64) -> Cluster {
     let cluster = Cluster::builder()
         .addresses(nodes.iter().cloned())
         .connector(connector())
+        // Clients' machines are never suspended here; to look would make runs differ.
+        .clock(BootClock::new(|| Duration::ZERO))
         .seed(seed);
     cluster.build().expect("there is at least one address")
 }

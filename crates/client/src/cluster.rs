@@ -16,6 +16,7 @@ use crate::consumer::ConsumerBuilder;
 use crate::error::ConnectError;
 use crate::producer::ProducerBuilder;
 use crate::worker::WorkerBuilder;
+use ordo_wire::lease::BootClock;
 use ordo_wire::v1::GetClusterStatusRequest;
 use ordo_wire::v1::admin_service_client::AdminServiceClient;
 
@@ -32,6 +33,7 @@ pub struct Cluster {
 
 struct Shared {
     connector: Box<dyn Connect>,
+    clock: BootClock,
     known: Mutex<Known>,
 }
 
@@ -64,6 +66,7 @@ impl Cluster {
         ClusterBuilder {
             addresses: Vec::new(),
             connector: Box::new(TcpConnector),
+            clock: BootClock::default(),
             seed: None,
         }
     }
@@ -103,6 +106,11 @@ impl Cluster {
     /// A random number that is not 0, from the same generator.
     pub(crate) fn random_number(&self) -> u64 {
         self.known().random.random_range(1..=u64::MAX)
+    }
+
+    /// The clock by which a consumer's lease is counted.
+    pub(crate) fn clock(&self) -> BootClock {
+        self.shared.clock.clone()
     }
 
     /// Between half of `duration` and all of it, so that clients do not come back all at once.
@@ -231,6 +239,7 @@ impl fmt::Debug for Cluster {
 pub struct ClusterBuilder {
     addresses: Vec<String>,
     connector: Box<dyn Connect>,
+    clock: BootClock,
     seed: Option<u64>,
 }
 
@@ -249,6 +258,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn connector(mut self, connector: impl Connect) -> Self {
         self.connector = Box::new(connector);
+        self
+    }
+
+    /// Counts leases by another clock than the machine's.
+    #[must_use]
+    pub fn clock(mut self, clock: BootClock) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -284,6 +300,7 @@ impl ClusterBuilder {
         Ok(Cluster {
             shared: Arc::new(Shared {
                 connector: self.connector,
+                clock: self.clock,
                 known: Mutex::new(known),
             }),
         })

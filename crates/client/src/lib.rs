@@ -33,6 +33,7 @@ pub use error::{
     AnswerError, CallError, ConfigError, ConnectError, ConsumeError, FieldViolation, Refusal,
     SendError, WorkError,
 };
+pub use ordo_wire::lease::BootClock;
 pub use ordo_wire::v1 as proto;
 pub use ordo_wire::v1::{Header, Reason, SkipReason};
 pub use producer::{Accepted, Message, OnRefusal, Producer, ProducerBuilder, Receipt};

@@ -12,7 +12,8 @@
 //!
 //! A message that can't be sent over MLLP at all (no readable header, no MSH-10 to match a reply with, a framing byte
 //! within) is rejected without asking the receiver. A skip marker is acknowledged at once: the receiver never hears of
-//! it. MSH-15 of what is sent decides whether a receiver has to reply; see [`link`].
+//! it. A message is given up, and the connection closed, before the grant can be another's
+//! ([`Delivery::revoked`]). MSH-15 of what is sent decides whether a receiver has to reply; see [`link`].
 
 mod link;
 
@@ -32,6 +33,8 @@ const CREDITS: u32 = 16;
 /// The pauses before a subscription that the cluster ended is tried again.
 const RESUBSCRIBE_MIN: Duration = Duration::from_secs(1);
 const RESUBSCRIBE_MAX: Duration = Duration::from_secs(30);
+/// What is told where the cluster has not been heard of for so long that the grant may be another's.
+const REVOKED: &str = "given up: the grant may be another consumer's by now";
 
 /// What goes to one receiver.
 pub(crate) struct Outbound {
@@ -156,7 +159,12 @@ impl Outbound {
                 return Answer::Ack;
             }
         };
-        let heard = self.link.deliver(&message.payload).await;
+        let heard = tokio::select! {
+            biased;
+            heard = self.link.deliver(&message.payload, delivery.begin()) => heard,
+            // What was under way is dropped, and its connection with it.
+            () = delivery.revoked() => Heard::Nothing { reason: REVOKED.to_owned() },
+        };
         self.judge(heard, sequence, delivery.attempts())
     }
 

@@ -202,6 +202,25 @@ impl http_body::Body for Outgoing {
     }
 }
 
+/// Whole messages, without what is not to be decoded of them.
+fn without_excess(messages: Bytes) -> Bytes {
+    let mut messages = BytesMut::from(messages);
+    let mut at = 0;
+    while let Some((prefix, rest)) = messages[at..].split_first_chunk_mut::<PREFIX_BYTES>() {
+        let [_, length @ ..] = *prefix;
+        let length = u32::from_be_bytes(length) as usize;
+        // They are whole.
+        let Some(message) = rest.get_mut(..length) else {
+            break;
+        };
+        if prefix[0] == 0 {
+            weight::void_excess(message);
+        }
+        at += PREFIX_BYTES + length;
+    }
+    messages.freeze()
+}
+
 /// A request's body that goes on in whole messages.
 struct Incoming {
     body: Body,
@@ -228,13 +247,13 @@ impl Incoming {
     fn take(&mut self, mut data: Bytes) -> Result<Bytes, Failure> {
         if self.partial.is_empty() {
             // Nearly always whole messages come, and are not copied.
-            let whole = self.whole(&data)?;
+            let (whole, excess) = self.whole(&data)?;
             let rest = data.split_off(whole);
             self.keep(&rest)?;
-            return Ok(data);
+            return Ok(if excess { without_excess(data) } else { data });
         }
         self.keep(&data)?;
-        let whole = self.whole(&self.partial)?;
+        let (whole, excess) = self.whole(&self.partial)?;
         if whole == 0 {
             return Ok(Bytes::new());
         }
@@ -244,12 +263,16 @@ impl Incoming {
         // Not a view of the whole buffer, which would be kept for a few bytes.
         self.partial = BytesMut::from(&self.partial[..]);
         self.watch(0);
-        Ok(messages)
+        Ok(if excess {
+            without_excess(messages)
+        } else {
+            messages
+        })
     }
 
-    /// Bytes of the whole messages that `data` begins with.
-    fn whole(&self, data: &[u8]) -> Result<usize, Failure> {
-        let mut whole = 0;
+    /// Bytes of the whole messages that `data` begins with, and whether one holds something that is not to be decoded.
+    fn whole(&self, data: &[u8]) -> Result<(usize, bool), Failure> {
+        let (mut whole, mut excess) = (0, false);
         while let Some((prefix, rest)) = data[whole..].split_first_chunk::<PREFIX_BYTES>() {
             let [compressed, length @ ..] = *prefix;
             let length = u32::from_be_bytes(length) as usize;
@@ -263,11 +286,11 @@ impl Incoming {
             };
             // What says that it is compressed is refused behind us: nobody here decompresses.
             if compressed == 0 {
-                weight::check(message, self.rule.shape)?;
+                excess |= weight::check(message, self.rule.shape)?;
             }
             whole += PREFIX_BYTES + length;
         }
-        Ok(whole)
+        Ok((whole, excess))
     }
 
     /// Keeps the next bytes of a message. A stream may hold as much as is still free, so that near the limit those

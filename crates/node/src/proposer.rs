@@ -21,6 +21,7 @@ use crate::admission::Room;
 use crate::leader::Tag;
 use crate::metrics::Metrics;
 use ordo_core::{Command, Outcome, Reply};
+use ordo_wire::lease::BootClock;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -124,11 +125,12 @@ pub(crate) struct Shared {
 impl Proposer {
     /// A proposer and the task that does its work. Until [`ProposerTask::run`] runs, proposals wait.
     ///
-    /// `ingest_bytes_max` bounds the ingest that waits, in bytes.
+    /// `ingest_bytes_max` bounds the ingest that waits, in bytes; `boot` tells when the machine was suspended.
     #[must_use]
     pub fn new(
         ingest_bytes_max: usize,
         wall: WallClock,
+        boot: BootClock,
         metrics: Arc<Metrics>,
     ) -> (Self, ProposerTask) {
         let (urgent, urgent_rx) = mpsc::unbounded_channel();
@@ -140,7 +142,7 @@ impl Proposer {
             ingest_bytes_max,
             standing: watch::Sender::new(Standing::Following),
             clock: ClusterClock::default(),
-            quorum: QuorumLease::default(),
+            quorum: QuorumLease::new(boot),
             period_runs: AtomicBool::new(false),
             wall,
             metrics,

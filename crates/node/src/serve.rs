@@ -30,6 +30,7 @@ use openraft::vote::RaftLeaderId;
 use ordo_core::Sound;
 use ordo_storage::log::Log;
 use ordo_storage::{Driver, LeaderId, Machine, MachineOptions, StateStore, StoredMembership};
+use ordo_wire::lease::BootClock;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use servers::Servers;
@@ -56,6 +57,8 @@ pub struct Seams {
     pub dial: Arc<dyn Dial>,
     /// Milliseconds since 1970.
     pub wall: WallClock,
+    /// For how long the machine has been suspended.
+    pub boot: BootClock,
     /// Seeds all randomness of the node's own; from the operating system when there is none.
     pub seed: Option<u64>,
     /// Whether every invariant is checked after every lump of entries.
@@ -77,6 +80,7 @@ impl Default for Seams {
             http: None,
             dial: Arc::new(TcpDial),
             wall: Arc::new(wall),
+            boot: BootClock::default(),
             seed: None,
             check_invariants: false,
             storage: None,
@@ -191,6 +195,7 @@ pub async fn start_with<P: Parts>(
     let (proposer, proposing) = Proposer::new(
         waiting_bytes_max,
         Arc::clone(&seams.wall),
+        seams.boot,
         Arc::clone(&metrics),
     );
     let admission = Admission::new(waiting_max);

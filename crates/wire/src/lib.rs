@@ -2,6 +2,7 @@
 
 pub mod convert;
 pub mod entry;
+pub mod lease;
 pub mod request;
 pub mod status;
 

@@ -4,9 +4,10 @@
 use crate::convert::{digest, header_from_proto};
 use crate::status::Failure;
 use crate::v1::{self, Reason, answer, work_report};
+pub use ordo_core::limits::HEADERS_MAX;
 use ordo_core::limits::{
-    HEADER_BYTES_MAX, HEADERS_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX, POSTPONE_MS_MAX,
-    REASON_BYTES_MAX, STAGES_MAX,
+    HEADER_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX, POSTPONE_MS_MAX, REASON_BYTES_MAX,
+    STAGES_MAX,
 };
 use ordo_core::{
     AnswerKind, ConsumerId, DestinationNumber, Incarnation, Ingest, InterfaceConfig, InterfaceId,

@@ -121,8 +121,9 @@ async fn what_is_wrong_with_a_message_is_said_of_it_alone() {
         name: "n".to_owned(),
         value: "v".to_owned(),
     };
+    // Of so many a node looks at as many as get the message refused.
     let many = proto::IngestMessage {
-        headers: vec![header; 65],
+        headers: vec![header; 100_000],
         ..message(id(4), "headers".into())
     };
     let gap = proto::IngestBatch {

@@ -16,3 +16,4 @@ mod older_copy;
 mod order;
 mod pause;
 mod power_loss;
+mod takeover;

@@ -89,6 +89,8 @@ pub async fn run(global: &Global, args: Args) -> Result<()> {
         };
         let answer = tokio::select! {
             answer = receiver.receive(&delivery) => answer?,
+            // Whatever was begun ends here, before another consumer can begin it.
+            () = delivery.revoked() => Answer::unavailable(PAUSE, "the grant may be another's by now"),
             // What was begun is not acknowledged, and comes again.
             () = signals.arrived() => break,
         };

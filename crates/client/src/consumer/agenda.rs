@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ordo_wire::lease::{BootClock, BootInstant};
 use ordo_wire::v1::DeliverRequest;
 use tokio::time::Instant;
 
@@ -13,7 +14,16 @@ use super::lane::Lane;
 /// Subscriptions asked for, and lanes' answers given, in one frame.
 const FRAME_ITEMS_MAX: usize = 1024;
 
+#[derive(Clone, Copy)]
+struct Heartbeat {
+    number: u64,
+    /// When it was sent, by the clock of timers and by that of leases.
+    at: Instant,
+    sent_at: BootInstant,
+}
+
 pub(super) struct Agenda {
+    clock: BootClock,
     consumer_id: Bytes,
     name: String,
     subscribe: VecDeque<Arc<Lane>>,
@@ -24,8 +34,8 @@ pub(super) struct Agenda {
     answer_at: Option<Instant>,
     /// Answers given, by subscription and epoch; results come in the same order.
     answered: VecDeque<(u32, u64)>,
-    /// Heartbeats under way: their numbers, and when they were sent.
-    heartbeats: VecDeque<(u64, Instant)>,
+    /// Heartbeats under way.
+    heartbeats: VecDeque<Heartbeat>,
     /// The last heartbeat's number, over all streams.
     heartbeat: u64,
     heartbeat_due: bool,
@@ -33,8 +43,9 @@ pub(super) struct Agenda {
 }
 
 impl Agenda {
-    pub(super) fn new(consumer_id: Bytes, name: String) -> Self {
+    pub(super) fn new(clock: BootClock, consumer_id: Bytes, name: String) -> Self {
         Self {
+            clock,
             consumer_id,
             name,
             subscribe: VecDeque::new(),
@@ -80,11 +91,24 @@ impl Agenda {
     }
 
     /// The last things to say: every lane's answers, and then the end of its subscription.
+    /// Where a delivery is still in hand, nothing is given back: the grant ends for want of heartbeats, and by then
+    /// nothing may be in hand.
     pub(super) fn leave(&mut self, lanes: impl Iterator<Item = Arc<Lane>>) {
         self.subscribe.clear();
         for lane in lanes {
-            self.unsubscribe.push(lane.number);
-            if lane.state().has_answers() {
+            let (in_hand, has_answers) = {
+                let state = lane.state();
+                (state.in_hand > 0, state.has_answers())
+            };
+            if in_hand {
+                tracing::warn!(
+                    interface = lane.to.interface,
+                    "a delivery is in hand while closing: its grant is left to end by itself"
+                );
+            } else {
+                self.unsubscribe.push(lane.number);
+            }
+            if has_answers {
                 self.answering.push_back(lane);
             }
         }
@@ -110,12 +134,12 @@ impl Agenda {
     }
 
     /// When the heartbeat now answered was sent; None for one of an earlier stream.
-    pub(super) fn heartbeat_answered(&mut self, number: u64) -> Option<Instant> {
+    pub(super) fn heartbeat_answered(&mut self, number: u64) -> Option<BootInstant> {
         let mut answered = None;
-        while let Some((under_way, sent_at)) = self.heartbeats.front().copied()
-            && under_way <= number
+        while let Some(under_way) = self.heartbeats.front().copied()
+            && under_way.number <= number
         {
-            answered = (under_way == number).then_some(sent_at);
+            answered = (under_way.number == number).then_some(under_way.sent_at);
             self.heartbeats.pop_front();
         }
         answered
@@ -124,10 +148,7 @@ impl Agenda {
     /// When the oldest unanswered heartbeat was sent, or, where the next can't be sent, the last.
     pub(super) fn silent_since(&self) -> Option<Instant> {
         let unsent = self.beaten_at.filter(|_| self.heartbeat_due);
-        self.heartbeats
-            .front()
-            .map(|(_, sent_at)| *sent_at)
-            .or(unsent)
+        self.heartbeats.front().map(|oldest| oldest.at).or(unsent)
     }
 
     /// The answer of the next result: its subscription and epoch.
@@ -153,7 +174,11 @@ impl Agenda {
         let mut frame = DeliverRequest::default();
         if mem::take(&mut self.heartbeat_due) {
             self.heartbeat += 1;
-            self.heartbeats.push_back((self.heartbeat, now));
+            self.heartbeats.push_back(Heartbeat {
+                number: self.heartbeat,
+                at: now,
+                sent_at: self.clock.now(),
+            });
             self.beaten_at = Some(now);
             frame.heartbeat = self.heartbeat;
         }

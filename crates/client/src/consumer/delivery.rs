@@ -233,6 +233,40 @@ impl Delivery {
         self.answer(Answer::unavailable(after, reason))
     }
 
+    /// True while this delivery may be started: the cluster answered a heartbeat that was sent in the last 3 s, and no
+    /// other consumer holds the grant. [`Subscription::next`](super::Subscription::next) hands over no other; whoever
+    /// has to wait before the receiver hears of it, as for a connection, looks again.
+    #[must_use]
+    pub fn may_begin(&self) -> bool {
+        !self.lane.is_revoked(self.epoch()) && self.shared.lease.may_begin()
+    }
+
+    /// Waits until this delivery may be started. Never returns once it is revoked.
+    pub async fn begin(&self) {
+        let mut watch = self.shared.lease.watch();
+        while !self.may_begin() {
+            watch.changed().await;
+        }
+    }
+
+    /// Returns when the receiver must be at work no longer, since the grant may be another consumer's soon: 5 s after
+    /// the last heartbeat that was answered was sent, when the cluster says that the grant is over, or when
+    /// [`Consumer::close`](super::Consumer::close) has waited long enough. Whoever handles a delivery drops what it
+    /// does then, and may answer [`Answer::Unavailable`]: where the grant is this consumer's after all, it comes again.
+    /// [`Subscription::run`](super::Subscription::run) does all of this by itself.
+    pub async fn revoked(&self) {
+        tokio::select! {
+            biased;
+            () = self.lane.revoked(self.epoch()) => {}
+            () = self.shared.lease.ended() => {}
+        }
+    }
+
+    /// It was begun, aborted, and is the next again where the grant still holds.
+    pub(super) fn put_back(self) {
+        self.lane.put_back(&self.received);
+    }
+
     pub(super) fn is_skip(&self) -> bool {
         self.message().is_none()
     }
@@ -278,8 +312,10 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        self.lane.released();
-        if self.shared.is_closing() {
+        let leaves = self.lane.released();
+        if leaves {
+            self.shared.give_back(self.lane.number);
+        } else if self.shared.is_closing() {
             self.shared.arrived.notify_one();
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use ordo_wire::v1::answer::Answer as Kind;
 use ordo_wire::v1::{self, AnswerAck, Reason, Subscribe, SubscriptionGranted};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use super::{GrantState, Position, SubscribeTo};
@@ -23,6 +23,8 @@ pub(super) struct Lane {
     state: Mutex<LaneState>,
     /// Something changed for whoever waits for the next delivery.
     pub(super) changed: Notify,
+    /// Every epoch up to this is over, or another's: what is in hand under it is to be let go of.
+    revoked: watch::Sender<u64>,
 }
 
 /// The grant under which deliveries come.
@@ -34,6 +36,7 @@ pub(super) struct Grant {
 }
 
 /// A delivery, and what it needs to be answered.
+#[derive(Clone)]
 pub(super) struct Received {
     pub(super) grant: Grant,
     /// The sequence before it under this grant: of the delivery before, or the checkpoint.
@@ -44,6 +47,8 @@ pub(super) struct Received {
 pub(super) struct LaneState {
     pub(super) standing: GrantState,
     grant: Option<Grant>,
+    /// Of the last grant there was: something may be in hand under it while the stream is away.
+    epoch: u64,
     /// An answer that voids everything beyond it was given: nothing more comes under this epoch.
     void: bool,
     queue: VecDeque<Received>,
@@ -57,6 +62,8 @@ pub(super) struct LaneState {
     answer: Option<(u64, Kind)>,
     /// Deliveries at work.
     pub(super) in_hand: usize,
+    /// Its subscription was dropped: it is given back once nothing is in hand.
+    dropped: bool,
     /// The lane stands in the list of those with answers to give.
     listed: bool,
     /// To be told once.
@@ -87,6 +94,7 @@ impl Lane {
         let state = LaneState {
             standing: GrantState::Connecting,
             grant: None,
+            epoch: 0,
             void: false,
             queue: VecDeque::new(),
             handled: to.position,
@@ -94,6 +102,7 @@ impl Lane {
             acked: 0,
             answer: None,
             in_hand: 0,
+            dropped: false,
             listed: false,
             ended: None,
         };
@@ -102,6 +111,7 @@ impl Lane {
             to,
             state: Mutex::new(state),
             changed: Notify::new(),
+            revoked: watch::Sender::new(0),
         }
     }
 
@@ -125,7 +135,7 @@ impl Lane {
     /// Another consumer holds the grant.
     pub(super) fn wait_in_line(&self, holder: String) {
         let mut state = self.state();
-        state.drop_grant();
+        self.revoke(&mut state);
         state.standing = GrantState::Waiting { holder };
     }
 
@@ -142,6 +152,7 @@ impl Lane {
         }
         state.drop_grant();
         state.grant = Some(grant);
+        state.epoch = grant.epoch;
         state.received = granted.checkpoint;
         state.acked = granted.checkpoint;
         let same = state.handled.filter(|handled| grant.covers(handled));
@@ -233,9 +244,65 @@ impl Lane {
         Ok(Hurry { list, urgent: true })
     }
 
-    /// A delivery is in hand no more.
-    pub(super) fn released(&self) {
-        self.state().in_hand -= 1;
+    /// A delivery is in hand no more; true where the lane is to be given back now.
+    pub(super) fn released(&self) -> bool {
+        let mut state = self.state();
+        state.in_hand -= 1;
+        state.dropped && state.in_hand == 0
+    }
+
+    /// Its subscription is dropped; true where it is to be given back now.
+    pub(super) fn dropped(&self) -> bool {
+        let mut state = self.state();
+        state.dropped = true;
+        state.in_hand == 0
+    }
+
+    /// Its subscription is dropped, and a delivery still in hand.
+    pub(super) fn lingers(&self) -> bool {
+        let state = self.state();
+        state.dropped && state.in_hand > 0
+    }
+
+    /// It is to the same destination as `other`.
+    pub(super) fn is_to(&self, other: &Self) -> bool {
+        (&self.to.interface, &self.to.destination) == (&other.to.interface, &other.to.destination)
+    }
+
+    /// Puts back what was begun and aborted under a grant that is still this consumer's: it is the next again.
+    pub(super) fn put_back(&self, received: &Received) {
+        let mut state = self.state();
+        let handled = state.handled.map_or(0, |handled| handled.sequence);
+        let current = state.grant == Some(received.grant) && !state.void;
+        if current && received.wire.sequence > handled {
+            state.queue.push_front(received.clone());
+        }
+    }
+
+    /// The grant is another's, or over.
+    fn revoke(&self, state: &mut LaneState) {
+        state.drop_grant();
+        let epoch = state.epoch;
+        self.revoked.send_if_modified(|there| {
+            let later = epoch > *there;
+            *there = epoch.max(*there);
+            later
+        });
+    }
+
+    /// What is in hand under `epoch` is to be let go of.
+    pub(super) fn is_revoked(&self, epoch: u64) -> bool {
+        *self.revoked.borrow() >= epoch
+    }
+
+    /// Waits until it is.
+    pub(super) async fn revoked(&self, epoch: u64) {
+        // Its sender is here: it can't go.
+        let _ = self
+            .revoked
+            .subscribe()
+            .wait_for(|there| *there >= epoch)
+            .await;
     }
 
     /// The answers to give now, in order: the acknowledgement of all that is handled, then the other one.
@@ -279,7 +346,7 @@ impl Lane {
     pub(super) fn ended(&self, reason: Reason, text: String) -> Ended {
         let refusal = Refusal::of_item(reason as i32, text, 0);
         let mut state = self.state();
-        state.drop_grant();
+        self.revoke(&mut state);
         state.standing = GrantState::Connecting;
         // A restore from a backup voids the position that this process remembers. One that the receiver keeps with
         // its data is its own affair, so it hears of it.
@@ -300,7 +367,7 @@ impl Lane {
     /// The consumer can't go on.
     pub(super) fn failed(&self, refusal: &Refusal) {
         let mut state = self.state();
-        state.drop_grant();
+        self.revoke(&mut state);
         state.standing = GrantState::Ended;
         state.ended = Some(ConsumeError::Ended(Box::new(refusal.clone())));
         drop(state);

@@ -3,6 +3,7 @@
 mod agenda;
 mod delivery;
 mod lane;
+mod lease;
 mod run;
 mod subscription;
 
@@ -15,20 +16,16 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use ordo_wire::v1;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::bytes_of;
 use crate::cluster::Cluster;
 use crate::error::{ConfigError, ConsumeError};
 use lane::Lane;
+use lease::Lease;
 
 pub use delivery::{Answer, Content, Delivery};
 pub use subscription::Subscription;
-
-/// How old the last answered heartbeat may be, counted from its sending, for a delivery to be started. A grant ends
-/// after 10 s without one, so that two holders never work at once.
-const LEASE: Duration = Duration::from_secs(5);
 
 /// Names one delivery for good, across restores: what a receiver stores with its own data to discard repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +153,7 @@ impl ConsumerBuilder {
         self
     }
 
-    /// How long [`Consumer::close`] waits for deliveries in hand and for the last answers. Default 10 s.
+    /// How long [`Consumer::close`] waits for deliveries in hand; then they are revoked. Default 10 s.
     #[must_use]
     pub fn close_max(mut self, time: Duration) -> Self {
         self.close_max = time;
@@ -179,7 +176,7 @@ impl ConsumerBuilder {
         let shared = Arc::new(Shared {
             wanted: Mutex::new(Wanted::default()),
             arrived: Notify::new(),
-            lease: watch::Sender::new(None),
+            lease: Lease::new(self.cluster.clock()),
             closing: AtomicBool::new(false),
         });
         tokio::spawn(run::Run::new(self, Arc::clone(&shared)).run(finished));
@@ -205,8 +202,8 @@ struct Shared {
     wanted: Mutex<Wanted>,
     /// Something arrived in `wanted`, or the consumer is closing.
     arrived: Notify,
-    /// Until when deliveries may be started.
-    lease: watch::Sender<Option<Instant>>,
+    /// Until when deliveries may be started, and be in hand.
+    lease: Lease,
     closing: AtomicBool,
 }
 
@@ -230,11 +227,17 @@ impl Shared {
         self.closing.load(Ordering::Acquire)
     }
 
+    /// A subscription is over, and nothing of it in hand.
+    fn give_back(&self, number: u32) {
+        self.wanted().unsubscribe.push(number);
+        self.arrived.notify_one();
+    }
+
     fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.arrived.notify_one();
         // Subscriptions that wait for a delivery look again.
-        self.lease.send_modify(|_| {});
+        self.lease.look_again();
     }
 }
 
@@ -273,7 +276,9 @@ impl Consumer {
         Ok(())
     }
 
-    /// Starts no more deliveries, waits for those in hand and their answers, and gives the grants back.
+    /// Starts no more deliveries, waits for those in hand and their answers, and gives the grants back. What is in hand
+    /// for too long is revoked, see [`Delivery::revoked`]; where it is not let go of then, its grant is not given back
+    /// but left to end for want of heartbeats.
     pub async fn close(&self) {
         self.shared.close();
         let mut finished = self.finished.clone();
@@ -291,7 +296,7 @@ impl Drop for Consumer {
 impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer")
-            .field("lease", &self.shared.lease.borrow().is_some())
+            .field("lease", &self.shared.lease)
             .finish_non_exhaustive()
     }
 }

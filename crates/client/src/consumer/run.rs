@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ordo_wire::lease::{ABORT_WITHIN, BEGIN_WITHIN, HEARTBEAT_EVERY};
 use ordo_wire::v1::delivery_service_client::DeliveryServiceClient;
 use ordo_wire::v1::subscription_state::State;
 use ordo_wire::v1::{AnswerResult, DeliverRequest, DeliverResponse, Reason, SubscriptionState};
@@ -15,23 +16,27 @@ use tonic::{Code, Streaming};
 
 use super::agenda::Agenda;
 use super::lane::{Ended, Hurry, Lane};
-use super::{ConsumerBuilder, LEASE, Shared};
+use super::{ConsumerBuilder, Shared};
 use crate::cluster::Cluster;
 use crate::error::Refusal;
 use crate::seek::{Seek, open, reason_of_end, stream_end};
 use crate::{FRAME_BYTES_MAX, bytes_of};
 
-/// Between heartbeats.
-const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Between heartbeats while no delivery may be begun for want of an answer: a leader that was just elected may not
 /// answer the first ones.
 const HEARTBEAT_ANXIOUS: Duration = Duration::from_millis(200);
-/// A node that answers no heartbeat for so long is given up.
-const SILENCE_MAX: Duration = Duration::from_secs(6);
+/// A node that answers no heartbeat for so long is given up: in time to be heard by another one before what is in hand
+/// has to be aborted.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(4);
+/// How long whoever handles deliveries may take to let go of them once they are revoked.
+const LET_GO_WITHIN: Duration = Duration::from_secs(1);
 /// How long acknowledgements gather while deliveries are at hand.
 const ACK_PAUSE: Duration = Duration::from_millis(2);
 /// Frames between this task and the connection: few, so that answers gather here while it is busy.
 const FRAMES_AHEAD: usize = 2;
+
+const _: () = assert!(BEGIN_WITHIN.as_millis() < GIVE_UP_AFTER.as_millis());
+const _: () = assert!(GIVE_UP_AFTER.as_millis() < ABORT_WITHIN.as_millis());
 
 pub(super) struct Run {
     cluster: Cluster,
@@ -39,6 +44,8 @@ pub(super) struct Run {
     shared: Arc<Shared>,
     close_max: Duration,
     lanes: BTreeMap<u32, Arc<Lane>>,
+    /// Lanes that wait until an earlier one of this consumer to the same destination has let go.
+    behind: Vec<Arc<Lane>>,
     agenda: Agenda,
 }
 
@@ -77,6 +84,7 @@ impl Shared {
 
 impl Run {
     pub(super) fn new(settings: ConsumerBuilder, shared: Arc<Shared>) -> Self {
+        let clock = settings.cluster.clock();
         let consumer_id = bytes_of(settings.cluster.random_uuid());
         Self {
             seek: Seek::new(settings.cluster.clone()),
@@ -84,12 +92,23 @@ impl Run {
             shared,
             close_max: settings.close_max,
             lanes: BTreeMap::new(),
-            agenda: Agenda::new(consumer_id, settings.name),
+            behind: Vec::new(),
+            agenda: Agenda::new(clock, consumer_id, settings.name),
         }
     }
 
     /// Runs until the consumer is closed. Dropping `finished` says so.
     pub(super) async fn run(mut self, finished: watch::Sender<()>) {
+        let shared = Arc::clone(&self.shared);
+        tokio::select! {
+            biased;
+            () = self.keep_stream() => {}
+            never = shared.lease.notice_suspensions() => match never {},
+        }
+        drop(finished);
+    }
+
+    async fn keep_stream(&mut self) {
         while self.subscribed().await {
             let address = self.seek.next().await;
             let end = match self.connect(&address).await {
@@ -102,12 +121,14 @@ impl Run {
             let End::Failed(refusal) = end else { break };
             self.seek.failed(&address, &refusal);
             if is_final(&refusal) {
-                for lane in mem::take(&mut self.lanes).into_values() {
+                let lanes = mem::take(&mut self.lanes).into_values();
+                for lane in lanes.chain(mem::take(&mut self.behind)) {
                     lane.failed(&refusal);
                 }
             }
         }
-        drop(finished);
+        // Whatever is in hand has no grant that anybody keeps alive.
+        self.shared.lease.end();
     }
 
     /// Waits for a subscription; false once the consumer is closing.
@@ -145,20 +166,31 @@ impl Run {
     }
 
     async fn converse(&mut self, mut wire: Wire) -> End {
-        let mut close_by = None;
+        // When closing: until when what is in hand is waited for, and until when it is let go of.
+        let mut close_by: Option<(Instant, Instant)> = None;
         loop {
             let now = Instant::now();
             self.take_wanted(now);
             if self.shared.is_closing() {
-                let by = *close_by.get_or_insert(now + self.close_max);
+                let revoked_at = now + self.close_max;
+                let (revoked_at, by) =
+                    *close_by.get_or_insert((revoked_at, revoked_at + LET_GO_WITHIN));
+                if now >= revoked_at {
+                    self.shared.lease.end();
+                }
                 if now >= by || self.lanes.values().all(|lane| lane.state().in_hand == 0) {
                     self.leave(wire, by).await;
                     return End::Closed;
                 }
             }
             let beat_at = self.beat_at(now);
-            let silent_at = self.agenda.silent_since().map(|since| since + SILENCE_MAX);
-            let wake_at = [self.agenda.answer_at(now), close_by]
+            let silent_at = self
+                .agenda
+                .silent_since()
+                .map(|since| since + GIVE_UP_AFTER);
+            let close_at =
+                close_by.map(|(revoked_at, by)| if now < revoked_at { revoked_at } else { by });
+            let wake_at = [self.agenda.answer_at(now), close_at]
                 .into_iter()
                 .flatten()
                 .min();
@@ -166,7 +198,7 @@ impl Run {
                 biased;
                 () = self.shared.arrived.notified() => {}
                 () = sleep_until(silent_at.unwrap_or(now)), if silent_at.is_some() => {
-                    let text = format!("{} answered no heartbeat for {SILENCE_MAX:?}", wire.address);
+                    let text = format!("{} answered no heartbeat for {GIVE_UP_AFTER:?}", wire.address);
                     return End::Failed(Refusal::local(Code::DeadlineExceeded, text));
                 }
                 () = sleep_until(beat_at), if !self.agenda.heartbeat_is_due() => self.agenda.heartbeat(),
@@ -190,22 +222,34 @@ impl Run {
     }
 
     fn beat_at(&self, now: Instant) -> Instant {
-        let leased = self.shared.lease.borrow().is_some_and(|until| now < until);
-        let pause = if leased { HEARTBEAT } else { HEARTBEAT_ANXIOUS };
+        let pause = if self.shared.lease.may_begin() {
+            HEARTBEAT_EVERY
+        } else {
+            HEARTBEAT_ANXIOUS
+        };
         self.agenda.beaten_at().map_or(now, |at| at + pause)
     }
 
     /// Takes over what the handles ask for.
     fn take_wanted(&mut self, now: Instant) {
         let wanted = mem::take(&mut *self.shared.wanted());
-        for lane in wanted.subscribe {
-            self.lanes.insert(lane.number, Arc::clone(&lane));
-            self.agenda.subscribe(lane);
-        }
         for number in wanted.unsubscribe {
             // One that the cluster ended is not there any more.
             if self.lanes.remove(&number).is_some() {
                 self.agenda.unsubscribe(number);
+            }
+            self.behind.retain(|lane| lane.number != number);
+        }
+        let mut asked = mem::take(&mut self.behind);
+        asked.extend(wanted.subscribe);
+        for lane in asked {
+            // Under one consumer's name the second would be handed what the first has in hand.
+            let lingers = |there: &Arc<Lane>| there.lingers() && there.is_to(&lane);
+            if self.lanes.values().any(lingers) {
+                self.behind.push(lane);
+            } else {
+                self.lanes.insert(lane.number, Arc::clone(&lane));
+                self.agenda.subscribe(lane);
             }
         }
         if !wanted.answers.is_empty() || wanted.urgent {
@@ -224,7 +268,7 @@ impl Run {
         if response.heartbeat > 0
             && let Some(sent_at) = self.agenda.heartbeat_answered(response.heartbeat)
         {
-            self.shared.lease.send_replace(Some(sent_at + LEASE));
+            self.shared.lease.answered(sent_at);
         }
         for state in response.states {
             self.on_state(state)?;

@@ -5,21 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::lane::Lane;
+use super::lease::Watch;
 use super::{Answer, Delivery, GrantState, Shared};
 use crate::error::ConsumeError;
 
 /// The shortest pause before a skip marker, which the cluster can't be asked to send again, is handled again.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 
-/// A subscription. Dropping it gives its grant back.
+/// A subscription. Dropping it gives its grant back, once no delivery of it is in hand.
 pub struct Subscription {
     lane: Arc<Lane>,
     shared: Arc<Shared>,
-    lease: watch::Receiver<Option<Instant>>,
+    lease: Watch,
     /// Its end was told.
     told: bool,
 }
@@ -33,7 +33,7 @@ enum Wait {
 
 impl Subscription {
     pub(super) fn new(lane: Arc<Lane>, shared: Arc<Shared>) -> Self {
-        let lease = shared.lease.subscribe();
+        let lease = shared.lease.watch();
         Self {
             lane,
             shared,
@@ -51,10 +51,8 @@ impl Subscription {
             if self.told || self.shared.is_closing() {
                 return None;
             }
-            let leased = self
-                .lease
-                .borrow_and_update()
-                .is_some_and(|until| Instant::now() < until);
+            self.lease.seen();
+            let leased = self.shared.lease.may_begin();
             let wait = {
                 let mut state = self.lane.state();
                 if let Some(error) = state.take_end() {
@@ -78,7 +76,9 @@ impl Subscription {
         }
     }
 
-    /// Hands each delivery to `handler`, in order, and gives its answers. A skip marker that is not acknowledged is
+    /// Hands each delivery to `handler`, in order, and gives its answers. A handler is dropped in the midst of its work
+    /// when the delivery is revoked, see [`Delivery::revoked`]; it is handed over again should the grant still be this
+    /// consumer's. A skip marker that is not acknowledged is
     /// handed over again after the pause; one that is rejected counts as acknowledged. Returns when the consumer is
     /// closed.
     ///
@@ -95,7 +95,15 @@ impl Subscription {
         while let Some(delivery) = self.next().await {
             let delivery = delivery?;
             loop {
-                let answer = handler(&delivery).await;
+                let answer = tokio::select! {
+                    biased;
+                    answer = handler(&delivery) => answer,
+                    () = delivery.revoked() => {
+                        tracing::warn!(?delivery, "aborted: the grant may be another's soon");
+                        delivery.put_back();
+                        break;
+                    }
+                };
                 let again = match &answer {
                     Answer::Retry { after, .. } | Answer::Unavailable { after, .. }
                         if delivery.is_skip() =>
@@ -135,11 +143,8 @@ impl Subscription {
             if self.shared.is_closing() {
                 return false;
             }
-            if self
-                .lease
-                .borrow_and_update()
-                .is_some_and(|until| Instant::now() < until)
-            {
+            self.lease.seen();
+            if self.shared.lease.may_begin() {
                 return true;
             }
             self.wait(Wait::Lease).await;
@@ -151,14 +156,12 @@ impl Subscription {
     fn wait(&mut self, wait: Wait) -> BoxFuture<'_, ()> {
         // The sender lives in `shared`: neither wait can end for want of one. A close moves the lease, too.
         match wait {
-            Wait::Lease => Box::pin(async {
-                let _ = self.lease.changed().await;
-            }),
+            Wait::Lease => Box::pin(self.lease.changed()),
             Wait::Delivery => Box::pin(async {
                 tokio::select! {
                     biased;
                     () = self.lane.changed.notified() => {}
-                    _ = self.lease.changed() => {}
+                    () = self.lease.changed() => {}
                 }
             }),
         }
@@ -167,8 +170,9 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.shared.wanted().unsubscribe.push(self.lane.number);
-        self.shared.arrived.notify_one();
+        if self.lane.dropped() {
+            self.shared.give_back(self.lane.number);
+        }
     }
 }
 
@@ -185,84 +189,174 @@ impl fmt::Debug for Subscription {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
     use futures_util::FutureExt;
+    use ordo_wire::lease::{ABORT_WITHIN, BEGIN_WITHIN, BootClock};
     use ordo_wire::v1::delivery::Content;
     use ordo_wire::v1::{self, SkipMarker, SubscriptionGranted};
     use tokio::sync::Notify;
     use tokio::time::advance;
 
     use super::*;
-    use crate::consumer::{LEASE, Wanted};
+    use crate::consumer::Wanted;
+    use crate::consumer::lease::Lease;
+
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    /// A consumer whose machine can be suspended, with one subscription to which three deliveries have come.
+    struct World {
+        shared: Arc<Shared>,
+        subscription: Subscription,
+        suspended_s: Arc<AtomicU64>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let suspended_s = Arc::new(AtomicU64::new(0));
+            let told = Arc::clone(&suspended_s);
+            let clock = BootClock::new(move || Duration::from_secs(told.load(Ordering::Relaxed)));
+            let shared = Arc::new(Shared {
+                wanted: Mutex::new(Wanted::default()),
+                arrived: Notify::new(),
+                lease: Lease::new(clock),
+                closing: AtomicBool::new(false),
+            });
+            let lane = Arc::new(Lane::new(1, "orders".into()));
+            lane.granted(&SubscriptionGranted {
+                epoch: 1,
+                incarnation: 1,
+                ..SubscriptionGranted::default()
+            });
+            let deliveries = (1..=3).map(|sequence| v1::Delivery {
+                sequence,
+                attempts: 0,
+                content: Some(Content::Skip(SkipMarker::default())),
+            });
+            lane.received(1, deliveries.collect());
+            Self {
+                subscription: Subscription::new(lane, Arc::clone(&shared)),
+                shared,
+                suspended_s,
+            }
+        }
+
+        fn next(&mut self) -> Option<Delivery> {
+            self.subscription
+                .next()
+                .now_or_never()
+                .map(|next| next.unwrap().unwrap())
+        }
+
+        /// A heartbeat that was sent just now is answered.
+        fn beat(&self) {
+            self.shared.lease.answered(self.shared.lease.now());
+        }
+    }
 
     #[tokio::test(start_paused = true)]
-    async fn no_delivery_begins_later_than_five_seconds_after_the_last_answered_heartbeat_was_sent()
-    {
-        let shared = Arc::new(Shared {
-            wanted: Mutex::new(Wanted::default()),
-            arrived: Notify::new(),
-            lease: watch::Sender::new(None),
-            closing: AtomicBool::new(false),
-        });
-        let lane = Arc::new(Lane::new(1, "orders".into()));
-        let mut subscription = Subscription::new(Arc::clone(&lane), Arc::clone(&shared));
-        lane.granted(&SubscriptionGranted {
-            epoch: 1,
-            incarnation: 1,
-            ..SubscriptionGranted::default()
-        });
-        let content = || Some(Content::Skip(SkipMarker::default()));
-        let deliveries = (1..=3).map(|sequence| v1::Delivery {
-            sequence,
-            attempts: 0,
-            content: content(),
-        });
-        lane.received(1, deliveries.collect());
-        assert!(
-            subscription.next().now_or_never().is_none(),
-            "no heartbeat was answered yet"
-        );
+    async fn no_delivery_begins_later_than_three_seconds_after_the_last_answered_heartbeat_was_sent()
+     {
+        let mut world = World::new();
+        assert!(world.next().is_none(), "no heartbeat was answered yet");
+        let sent_at = world.shared.lease.now();
+        advance(Duration::from_secs(2)).await;
+        world.shared.lease.answered(sent_at);
+        let first = world.next().unwrap();
+        advance(Duration::from_secs(1) - MOMENT).await;
+        assert!(first.may_begin());
+        let second = world.next().unwrap();
+        assert_eq!((first.sequence(), second.sequence()), (1, 2));
+        advance(MOMENT).await;
+        assert!(!second.may_begin());
+        assert!(world.next().is_none(), "3 s have passed since it was sent");
+        assert!(second.begin().now_or_never().is_none());
+        world.beat();
+        assert!(second.begin().now_or_never().is_some());
+        assert_eq!(world.next().unwrap().sequence(), 3);
+    }
 
-        let sent_at = Instant::now();
-        advance(Duration::from_secs(3)).await;
-        shared.lease.send_replace(Some(sent_at + LEASE));
-        assert_eq!(
-            subscription
-                .next()
-                .now_or_never()
-                .unwrap()
-                .unwrap()
-                .unwrap()
-                .sequence(),
-            1
-        );
-        advance(Duration::from_millis(1999)).await;
-        assert_eq!(
-            subscription
-                .next()
-                .now_or_never()
-                .unwrap()
-                .unwrap()
-                .unwrap()
-                .sequence(),
-            2
-        );
-        advance(Duration::from_millis(1)).await;
+    #[tokio::test(start_paused = true)]
+    async fn what_is_in_hand_is_revoked_five_seconds_after_the_last_answered_heartbeat_was_sent() {
+        let mut world = World::new();
+        world.beat();
+        let delivery = world.next().unwrap();
+        advance(BEGIN_WITHIN).await;
+        world.beat();
+        advance(ABORT_WITHIN - MOMENT).await;
+        assert!(delivery.revoked().now_or_never().is_none());
+        advance(MOMENT).await;
+        assert!(delivery.revoked().now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_is_dropped_when_its_delivery_is_revoked_and_begins_anew_where_the_grant_holds()
+     {
+        let world = World::new();
+        world.beat();
+        let World {
+            shared,
+            mut subscription,
+            ..
+        } = world;
+        let begun = Mutex::new(Vec::new());
+        let aborted = AtomicUsize::new(0);
+        let handle = async |delivery: &Delivery| {
+            struct Count<'a>(&'a AtomicUsize);
+            impl Drop for Count<'_> {
+                fn drop(&mut self) {
+                    self.0.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            let first = {
+                let mut begun = begun.lock().unwrap();
+                begun.push(delivery.sequence());
+                begun.len() == 1
+            };
+            if first {
+                let _count = Count(&aborted);
+                std::future::pending::<()>().await;
+            }
+            Answer::Ack
+        };
+        let play = async {
+            tokio::time::sleep(ABORT_WITHIN + MOMENT).await;
+            assert_eq!(aborted.load(Ordering::Relaxed), 1);
+            assert_eq!(*begun.lock().unwrap(), [1]);
+            shared.lease.answered(shared.lease.now());
+            tokio::time::sleep(MOMENT).await;
+            shared.close();
+        };
+        let (result, ()) = tokio::join!(subscription.run(handle), play);
+        result.unwrap();
+        assert_eq!(*begun.lock().unwrap(), [1, 1, 2, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_was_suspended_begins_nothing_and_lets_go_of_what_is_in_hand() {
+        let mut world = World::new();
+        world.beat();
+        let delivery = world.next().unwrap();
+        let shared = Arc::clone(&world.shared);
+        let noticed = tokio::spawn(async move { shared.lease.notice_suspensions().await });
+        let revoked = async {
+            delivery.revoked().await;
+            world.shared.lease.now()
+        };
+        let begin = tokio::time::Instant::now();
+        let suspend = async {
+            tokio::time::sleep(MOMENT).await;
+            world.suspended_s.store(600, Ordering::Relaxed);
+        };
+        tokio::join!(revoked, suspend);
         assert!(
-            subscription.next().now_or_never().is_none(),
-            "5 s have passed since that heartbeat was sent"
+            begin.elapsed() < Duration::from_secs(1),
+            "timers did not run on"
         );
-        shared.lease.send_replace(Some(Instant::now() + LEASE));
-        assert_eq!(
-            subscription
-                .next()
-                .now_or_never()
-                .unwrap()
-                .unwrap()
-                .unwrap()
-                .sequence(),
-            3
-        );
+        assert!(!delivery.may_begin());
+        assert!(world.next().is_none());
+        world.beat();
+        assert_eq!(world.next().unwrap().sequence(), 2);
+        noticed.abort();
     }
 }

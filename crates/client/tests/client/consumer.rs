@@ -100,6 +100,8 @@ struct Side {
     /// What was answered, in order: subscription, epoch, sequence and kind.
     answers: Vec<(u32, u64, u64, &'static str)>,
     unsubscribed: Vec<u32>,
+    subscribed: Vec<v1::Subscribe>,
+    beaten: u64,
 }
 
 impl Side {
@@ -112,6 +114,8 @@ impl Side {
                 stream,
                 answers: Vec::new(),
                 unsubscribed: Vec::new(),
+                subscribed: first.subscribe.clone(),
+                beaten: first.heartbeat,
             },
             first,
         )
@@ -144,6 +148,8 @@ impl Side {
             });
         }
         self.unsubscribed.extend(request.unsubscribe);
+        self.subscribed.extend(request.subscribe);
+        self.beaten = self.beaten.max(request.heartbeat);
         self.stream.send(response);
     }
 
@@ -161,6 +167,20 @@ impl Side {
             .last()
             .is_none_or(|answer| answer.2 != sequence)
         {
+            self.step().await;
+        }
+    }
+
+    /// Goes on until so many subscriptions were asked for; the last of them.
+    async fn until_subscribed(&mut self, count: usize) -> v1::Subscribe {
+        while self.subscribed.len() < count {
+            self.step().await;
+        }
+        self.subscribed[count - 1].clone()
+    }
+
+    async fn until_beaten(&mut self, number: u64) {
+        while self.beaten < number {
             self.step().await;
         }
     }
@@ -524,6 +544,93 @@ async fn closing_acknowledges_what_was_handled_and_gives_the_grant_back() {
         (side.answers, side.unsubscribed),
         (vec![(1, 1, 1, "ack")], vec![1])
     );
+}
+
+#[tokio::test]
+async fn a_grant_is_given_back_only_after_what_is_in_hand_was_let_go_of() {
+    let mut node = Node::start().await;
+    let consumer = consumer(&node);
+    let mut orders = consumer.subscribe("orders");
+    let (mut side, _) = Side::open(&mut node).await;
+    side.send(granted(1, 1, 0));
+    side.send(deliver(1, 1, (1..=3).map(message)));
+    let in_hand = next(&mut orders).await;
+    drop(orders);
+    // What is asked for later is asked for: whatever was to be said of the other was said.
+    let _others = consumer.subscribe("others");
+    // The same destination waits for what is in hand, though it is one consumer's.
+    let _again = consumer.subscribe("orders");
+    let asked = within(side.until_subscribed(2)).await;
+    assert_eq!(asked.interface, "others");
+    assert_eq!(side.unsubscribed, [], "a delivery is in hand");
+    in_hand.ack();
+    let asked = within(side.until_subscribed(3)).await;
+    assert_eq!(asked.interface, "orders");
+    within(side.until_unsubscribed(1)).await;
+    assert_eq!(
+        (side.answers, side.unsubscribed),
+        (vec![(1, 1, 1, "ack")], vec![1])
+    );
+}
+
+#[tokio::test]
+async fn what_is_in_hand_when_closing_takes_too_long_falls_silent() {
+    let mut node = Node::start().await;
+    let close_max = Duration::from_millis(50);
+    let consumer = node.cluster().consumer().close_max(close_max);
+    let consumer = consumer.start().unwrap();
+    let (mut orders, mut others) = (consumer.subscribe("orders"), consumer.subscribe("others"));
+    let (mut side, _) = Side::open(&mut node).await;
+    for number in [1, 2] {
+        side.send(granted(number, 1, 0));
+        side.send(deliver(number, 1, [message(1)]));
+    }
+    let in_hand = next(&mut orders).await;
+    next(&mut others).await.ack();
+    within(async { tokio::join!(consumer.close(), side.until_end()) }).await;
+    // Nobody else is granted it before it would be given up for want of heartbeats.
+    assert_eq!(side.unsubscribed, [2]);
+    within(in_hand.revoked()).await;
+}
+
+#[tokio::test]
+async fn closing_waits_for_whoever_lets_go_of_what_takes_too_long() {
+    let mut node = Node::start().await;
+    let close_max = Duration::from_millis(50);
+    let consumer = node.cluster().consumer().close_max(close_max);
+    let consumer = consumer.start().unwrap();
+    let handled = consumer.run(["orders"], async |_: &Delivery| {
+        std::future::pending().await
+    });
+    let play = async {
+        let (mut side, _) = Side::open(&mut node).await;
+        side.send(granted(1, 1, 0));
+        side.send(deliver(1, 1, [message(1)]));
+        side.until_beaten(2).await;
+        tokio::join!(consumer.close(), side.until_end());
+        side
+    };
+    let (result, side) = within(async { tokio::join!(handled, play) }).await;
+    result.unwrap();
+    assert_eq!((side.answers, side.unsubscribed), (vec![], vec![1]));
+}
+
+#[tokio::test]
+async fn what_is_in_hand_is_aborted_when_another_holds_the_grant() {
+    let mut node = Node::start().await;
+    let consumer = consumer(&node);
+    let mut orders = consumer.subscribe("orders");
+    let (side, _) = Side::open(&mut node).await;
+    side.send(granted(1, 1, 0));
+    side.send(deliver(1, 1, [message(1), message(2)]));
+    let (first, second) = (next(&mut orders).await, next(&mut orders).await);
+    assert!(first.may_begin());
+    assert!(first.revoked().now_or_never().is_none());
+    let holder = "another".to_owned();
+    side.send(state(1, State::Waiting(SubscriptionWaiting { holder })));
+    within(first.revoked()).await;
+    assert!(!second.may_begin());
+    assert!(second.begin().now_or_never().is_none());
 }
 
 #[tokio::test]

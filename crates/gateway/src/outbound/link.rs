@@ -64,8 +64,14 @@ impl Link {
         }
     }
 
-    /// Sends a message and says what was heard. After anything but a proper reply the connection is closed.
-    pub(super) async fn deliver(&mut self, payload: &Bytes) -> Heard {
+    /// Sends a message and says what was heard. After anything but a proper reply the connection is closed; so it is
+    /// where the future is dropped in the midst of it. The receiver hears nothing before `begin` is over: connecting may
+    /// take so long that the grant is another's meanwhile.
+    pub(super) async fn deliver(
+        &mut self,
+        payload: &Bytes,
+        begin: impl Future<Output = ()>,
+    ) -> Heard {
         let msh = match readable(payload) {
             Ok(msh) => msh,
             Err(error) => {
@@ -80,6 +86,7 @@ impl Link {
                 Err(reason) => return Heard::Nothing { reason },
             },
         };
+        begin.await;
         let heard = line.exchange(payload, &msh, &self.limits).await;
         if !matches!(heard, Heard::Nothing { .. }) {
             self.line = Some(line);

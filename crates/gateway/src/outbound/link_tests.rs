@@ -40,6 +40,10 @@ async fn lab(limits: OutboundConfig) -> (Lab, Link) {
     (lab, link)
 }
 
+async fn send(link: &mut Link, payload: &Bytes) -> Heard {
+    link.deliver(payload, std::future::ready(())).await
+}
+
 fn nothing(heard: Heard) -> String {
     match heard {
         Heard::Nothing { reason } => reason,
@@ -56,8 +60,8 @@ async fn every_answer_of_a_receiver_is_heard_on_one_connection() {
         _ => LabAnswer::Accept,
     });
     let (error, rejected) = (AckCode::ApplicationError, AckCode::ApplicationReject);
-    assert_eq!(link.deliver(&message("RAD-1")).await, Heard::Accepted);
-    let heard = link.deliver(&message("RAD-2")).await;
+    assert_eq!(send(&mut link, &message("RAD-1")).await, Heard::Accepted);
+    let heard = send(&mut link, &message("RAD-2")).await;
     assert_eq!(
         heard,
         Heard::Error {
@@ -65,7 +69,7 @@ async fn every_answer_of_a_receiver_is_heard_on_one_connection() {
             text: "busy".to_owned()
         }
     );
-    let heard = link.deliver(&message("RAD-3")).await;
+    let heard = send(&mut link, &message("RAD-3")).await;
     assert_eq!(
         heard,
         Heard::Rejected {
@@ -75,7 +79,7 @@ async fn every_answer_of_a_receiver_is_heard_on_one_connection() {
     );
     for mode in ["AL", "SU"] {
         let sent = message_in_mode(&format!("RAD-{mode}"), mode);
-        assert_eq!(link.deliver(&sent).await, Heard::Accepted);
+        assert_eq!(send(&mut link, &sent).await, Heard::Accepted);
     }
     assert_eq!(lab.filed("RAD"), ["RAD-1", "RAD-AL", "RAD-SU"]);
     assert_eq!(lab.summary().connections, 1);
@@ -96,8 +100,8 @@ async fn silence_a_mismatch_and_a_lost_acknowledgement_close_the_connection() {
         "the receiver closed the connection without an acknowledgement",
     ];
     for (control_id, reason) in ["RAD-1", "RAD-2", "RAD-3"].into_iter().zip(reasons) {
-        assert_eq!(nothing(link.deliver(&message(control_id)).await), reason);
-        assert_eq!(link.deliver(&message(control_id)).await, Heard::Accepted);
+        assert_eq!(nothing(send(&mut link, &message(control_id)).await), reason);
+        assert_eq!(send(&mut link, &message(control_id)).await, Heard::Accepted);
     }
     let summary = lab.summary();
     assert_eq!(summary.connections, 4);
@@ -112,32 +116,56 @@ async fn silence_a_mismatch_and_a_lost_acknowledgement_close_the_connection() {
 async fn a_receiver_that_is_down_is_found_again() {
     let (mut lab, mut link) = lab(OutboundConfig::default()).await;
     lab.down().await;
-    let reason = nothing(link.deliver(&message("RAD-1")).await);
+    let reason = nothing(send(&mut link, &message("RAD-1")).await);
     assert!(
         reason.starts_with(&format!("no connection to {}: ", lab.address())),
         "{reason}"
     );
     lab.up().await.unwrap();
-    assert_eq!(link.deliver(&message("RAD-1")).await, Heard::Accepted);
+    assert_eq!(send(&mut link, &message("RAD-1")).await, Heard::Accepted);
+}
+
+#[tokio::test]
+async fn a_receiver_hears_nothing_of_what_may_not_be_begun_once_it_is_connected() {
+    let (lab, mut link) = lab(OutboundConfig::default()).await;
+    let (begin, begun) = tokio::sync::oneshot::channel::<()>();
+    let sent = message("RAD-1");
+    let sending = link.deliver(&sent, async {
+        let _ = begun.await;
+    });
+    let mut sending = std::pin::pin!(sending);
+    let connected = async {
+        while lab.summary().connections == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        heard = &mut sending => panic!("{heard:?}"),
+        connected = timeout(LIMIT, connected) => connected.unwrap(),
+    }
+    assert_eq!(lab.filed("RAD"), Vec::<String>::new());
+    begin.send(()).unwrap();
+    assert_eq!(sending.await, Heard::Accepted);
+    assert_eq!(lab.filed("RAD"), ["RAD-1"]);
 }
 
 #[tokio::test]
 async fn the_end_of_an_idle_connection_costs_no_message_a_try() {
     let (mut lab, mut link) = lab(OutboundConfig::default()).await;
-    assert_eq!(link.deliver(&message("RAD-1")).await, Heard::Accepted);
+    assert_eq!(send(&mut link, &message("RAD-1")).await, Heard::Accepted);
     lab.down().await;
     timeout(LIMIT, link.watch())
         .await
         .expect("the end to be noticed");
     lab.up().await.unwrap();
-    assert_eq!(link.deliver(&message("RAD-2")).await, Heard::Accepted);
+    assert_eq!(send(&mut link, &message("RAD-2")).await, Heard::Accepted);
     assert_eq!(lab.filed("RAD"), ["RAD-1", "RAD-2"]);
 }
 
 #[tokio::test]
 async fn what_cannot_be_sent_is_told_without_asking_the_receiver() {
     let (lab, mut link) = lab(OutboundConfig::default()).await;
-    assert_eq!(link.deliver(&message("RAD-1")).await, Heard::Accepted);
+    assert_eq!(send(&mut link, &message("RAD-1")).await, Heard::Accepted);
     let with_framing_byte = Bytes::from([&message("RAD-2")[..], b"\x1c"].concat());
     let cases: [(Bytes, &str); 4] = [
         (
@@ -158,12 +186,12 @@ async fn what_cannot_be_sent_is_told_without_asking_the_receiver() {
         ),
     ];
     for (payload, text) in cases {
-        match link.deliver(&payload).await {
+        match send(&mut link, &payload).await {
             Heard::Unsendable { reason } => assert!(reason.starts_with(text), "{reason}"),
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(link.deliver(&message("RAD-3")).await, Heard::Accepted);
+    assert_eq!(send(&mut link, &message("RAD-3")).await, Heard::Accepted);
     let summary = lab.summary();
     assert_eq!(
         (summary.connections, summary.filed(), summary.unreadable),

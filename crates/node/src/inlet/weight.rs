@@ -2,6 +2,7 @@
 
 use ordo_wire::status::Failure;
 use ordo_wire::v1::Reason;
+use std::ops::Range;
 
 /// What one frame may weigh. Enough for nearly 10,000 messages, reports or answers, which a node is busy with for some
 /// milliseconds, or 160,000 leases that are extended at once. Our own clients put 4,096 messages into a frame.
@@ -9,39 +10,68 @@ pub(crate) const WEIGHT_MAX: u32 = 320_000;
 const ITEM: u32 = 32;
 const LEASE: u32 = 2;
 const HEADER: u32 = 1;
+/// So many of a message's headers are decoded: one more than it may have, so that it is refused, and alone.
+const HEADERS_DECODED: u32 = ordo_wire::request::HEADERS_MAX as u32 + 1;
+/// Headers beyond that in one frame, which are looked at and not decoded.
+const EXCESS_MAX: u32 = WEIGHT_MAX;
+/// The key of an `IngestMessage`'s headers, and one of a field that it has not, of the same kind: what is not to be
+/// decoded is given it, so that it is skipped where it stands.
+const HEADERS_KEY: u8 = 3 << 3 | 2;
+const UNKNOWN_KEY: u8 = 15 << 3 | 2;
 
 /// What repeats in a message, by field number: what one of it weighs, and what repeats in that.
-pub(crate) struct Shape(&'static [(u32, u32, &'static Shape)]);
+pub(crate) struct Shape {
+    parts: &'static [(u32, u32, &'static Shape)],
+    /// It is a message, of whose headers only so many are decoded.
+    caps_headers: bool,
+}
+
+impl Shape {
+    const fn of(parts: &'static [(u32, u32, &'static Shape)]) -> Self {
+        Self {
+            parts,
+            caps_headers: false,
+        }
+    }
+}
 
 /// Nothing repeats that is worth counting, since the message is small.
-pub(crate) const FLAT: Shape = Shape(&[]);
+pub(crate) const FLAT: Shape = Shape::of(&[]);
 
 /// `IngestRequest`: batches, of messages, of headers.
-pub(crate) const INGEST: Shape = Shape(&[(1, ITEM, &BATCH)]);
-const BATCH: Shape = Shape(&[(2, ITEM, &MESSAGE)]);
-const MESSAGE: Shape = Shape(&[(3, HEADER, &FLAT)]);
+pub(crate) const INGEST: Shape = Shape::of(&[(1, ITEM, &BATCH)]);
+const BATCH: Shape = Shape::of(&[(2, ITEM, &MESSAGE)]);
+const MESSAGE: Shape = Shape {
+    parts: &[(3, HEADER, &FLAT)],
+    caps_headers: true,
+};
 
 /// `WorkRequest`: the hello's stages and holds, reports, extends.
-pub(crate) const WORK: Shape = Shape(&[(1, 1, &HELLO), (3, ITEM, &REPORT), (4, LEASE, &FLAT)]);
-const HELLO: Shape = Shape(&[(3, LEASE, &FLAT), (5, LEASE, &FLAT)]);
-const REPORT: Shape = Shape(&[(5, 1, &COMPLETE)]);
-const COMPLETE: Shape = Shape(&[(2, HEADER, &FLAT), (3, HEADER, &FLAT)]);
+pub(crate) const WORK: Shape = Shape::of(&[(1, 1, &HELLO), (3, ITEM, &REPORT), (4, LEASE, &FLAT)]);
+const HELLO: Shape = Shape::of(&[(3, LEASE, &FLAT), (5, LEASE, &FLAT)]);
+const REPORT: Shape = Shape::of(&[(5, 1, &COMPLETE)]);
+const COMPLETE: Shape = Shape::of(&[(2, HEADER, &FLAT), (3, HEADER, &FLAT)]);
 
 /// `DeliverRequest`: subscriptions and answers.
-pub(crate) const DELIVER: Shape = Shape(&[(1, ITEM, &FLAT), (2, ITEM, &FLAT)]);
+pub(crate) const DELIVER: Shape = Shape::of(&[(1, ITEM, &FLAT), (2, ITEM, &FLAT)]);
 
-/// Refuses what weighs too much, and what is no protobuf.
-pub(crate) fn check(message: &[u8], shape: &Shape) -> Result<(), Failure> {
-    if shape.0.is_empty() {
-        return Ok(());
+/// Refuses what weighs too much, and what is no protobuf. True where a message has headers in excess: those don't weigh
+/// anything and are not to be decoded, see [`void_excess`].
+pub(crate) fn check(message: &[u8], shape: &Shape) -> Result<bool, Failure> {
+    if shape.parts.is_empty() {
+        return Ok(false);
     }
-    let mut left = WEIGHT_MAX;
+    let mut left = Left {
+        weight: WEIGHT_MAX,
+        excess: EXCESS_MAX,
+    };
     match weigh(message, shape, &mut left) {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(left.excess < EXCESS_MAX),
         Err(Wrong::TooHeavy) => {
             let text = format!(
                 "a frame holds too much: its items weigh more than {WEIGHT_MAX} together, where a batch, a message, \
-                 a report, an answer or a subscription weighs {ITEM}, a lease {LEASE} and a header {HEADER}"
+                 a report, an answer or a subscription weighs {ITEM}, a lease {LEASE} and a header {HEADER}; or there \
+                 are more than {EXCESS_MAX} headers beyond those that messages may have"
             );
             Err(Failure::new(Reason::TooLarge, text))
         }
@@ -58,8 +88,75 @@ enum Wrong {
     Malformed,
 }
 
-fn weigh(mut bytes: &[u8], shape: &Shape, left: &mut u32) -> Result<(), Wrong> {
+/// What a frame may still hold.
+struct Left {
+    weight: u32,
+    excess: u32,
+}
+
+/// Makes a frame's headers in excess a field that nobody knows. It was checked.
+pub(crate) fn void_excess(frame: &mut [u8]) {
+    each_field(frame, 1, &mut |batch| {
+        each_field(batch, 2, &mut |message| {
+            let mut headers = 0_u32;
+            walk(message, &mut |message, at, _| {
+                if message[at] == HEADERS_KEY {
+                    headers += 1;
+                    if headers > HEADERS_DECODED {
+                        message[at] = UNKNOWN_KEY;
+                    }
+                }
+            });
+        });
+    });
+}
+
+/// Every field of that number that has a length.
+fn each_field(bytes: &mut [u8], number: u64, each: &mut dyn FnMut(&mut [u8])) {
+    walk(bytes, &mut |bytes, at, content| {
+        let mut from = &bytes[at..];
+        if varint(&mut from) == Ok(number << 3 | 2) {
+            each(&mut bytes[content]);
+        }
+    });
+}
+
+/// Every field: where its key stands, and its content. Ends at what is malformed.
+fn walk(bytes: &mut [u8], each: &mut dyn FnMut(&mut [u8], usize, Range<usize>)) {
+    let mut at = 0;
+    while at < bytes.len() {
+        let mut rest = &bytes[at..];
+        let Ok(length) = length_of(&mut rest) else {
+            return;
+        };
+        let begin = bytes.len() - rest.len();
+        let Some(end) = begin.checked_add(length).filter(|end| *end <= bytes.len()) else {
+            return;
+        };
+        each(bytes, at, begin..end);
+        at = end;
+    }
+}
+
+/// Reads a field's key, and its length where it has one; gives the length of what follows.
+fn length_of(bytes: &mut &[u8]) -> Result<usize, Wrong> {
+    let length = match varint(bytes)? & 7 {
+        0 => {
+            varint(bytes)?;
+            0
+        }
+        1 => 8,
+        2 => varint(bytes)?,
+        5 => 4,
+        _ => return Err(Wrong::Malformed),
+    };
+    usize::try_from(length).map_err(|_| Wrong::Malformed)
+}
+
+fn weigh(mut bytes: &[u8], shape: &Shape, left: &mut Left) -> Result<(), Wrong> {
+    let mut headers = 0_u32;
     while !bytes.is_empty() {
+        let first = bytes[0];
         let key = varint(&mut bytes)?;
         let skip = match key & 7 {
             0 => {
@@ -76,12 +173,20 @@ fn weigh(mut bytes: &[u8], shape: &Shape, left: &mut u32) -> Result<(), Wrong> {
         let (field, rest) = bytes.split_at_checked(skip).ok_or(Wrong::Malformed)?;
         bytes = rest;
         let known = shape
-            .0
+            .parts
             .iter()
             .find(|(number, ..)| u64::from(*number) == key >> 3);
         if let Some((_, weight, inner)) = known {
-            *left = left.checked_sub(*weight).ok_or(Wrong::TooHeavy)?;
-            if !inner.0.is_empty() {
+            // One whose key is written in another way than everybody's can't be made unknown in its place: it weighs.
+            if shape.caps_headers && first == HEADERS_KEY {
+                headers += 1;
+                if headers > HEADERS_DECODED {
+                    left.excess = left.excess.checked_sub(1).ok_or(Wrong::TooHeavy)?;
+                    continue;
+                }
+            }
+            left.weight = left.weight.checked_sub(*weight).ok_or(Wrong::TooHeavy)?;
+            if !inner.parts.is_empty() {
                 weigh(field, inner, left)?;
             }
         }
@@ -134,6 +239,46 @@ mod tests {
         assert!(bomb.len() < 30_000);
         assert_eq!(reason(&bomb, &INGEST), Some(Reason::TooLarge));
         assert_eq!(reason(&ingest(1, 330_000), &INGEST), Some(Reason::TooLarge));
+    }
+
+    #[test]
+    fn a_message_with_very_many_headers_is_cut_to_what_gets_it_refused_alone() {
+        for headers in [0, 64, 65] {
+            assert_eq!(check(&ingest(3, headers), &INGEST).ok(), Some(false));
+        }
+        let wrong = v1::IngestMessage {
+            message_id: vec![7; 16].into(),
+            payload: vec![8; 300].into(),
+            headers: vec![v1::Header::default(); 300_000],
+            producer_sequence: 9,
+        };
+        let good = v1::IngestMessage {
+            headers: vec![v1::Header::default(); 64],
+            ..wrong.clone()
+        };
+        let batch = v1::IngestBatch {
+            interface: "lab".to_owned(),
+            messages: vec![good.clone(), wrong.clone(), good.clone()],
+            producer: "p".to_owned(),
+            after_refusal: 3,
+        };
+        let request = v1::IngestRequest {
+            batches: vec![batch.clone(), batch],
+        };
+        let one = v1::IngestRequest {
+            batches: request.batches[..1].to_vec(),
+        };
+        assert_eq!(
+            reason(&request.encode_to_vec(), &INGEST),
+            Some(Reason::TooLarge)
+        );
+        let mut frame = one.encode_to_vec();
+        assert_eq!(check(&frame, &INGEST).ok(), Some(true));
+        void_excess(&mut frame);
+        assert_eq!(check(&frame, &INGEST).ok(), Some(false));
+        let mut expected = one;
+        expected.batches[0].messages[1].headers.truncate(65);
+        assert_eq!(v1::IngestRequest::decode(&frame[..]), Ok(expected));
     }
 
     #[test]

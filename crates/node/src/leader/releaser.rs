@@ -15,14 +15,13 @@ use ordo_core::{
     ClusterTime, Command, Destination, DestinationNumber, Grant, GrantEnd, Interface, InterfaceId,
     Refusal, Reply, State,
 };
+use ordo_wire::lease::SILENCE_MAX;
 use ordo_wire::status::reason_of;
 use ordo_wire::v1::Reason;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A grant ends after so long without a heartbeat.
-pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 /// Consumers that stand in line for one grant: each look at a line goes through all of them.
 const LINE_MAX: usize = 256;
 /// When a grant that could not be proposed is tried again.
@@ -284,7 +283,7 @@ impl Releaser {
             .and_then(|at| line.subscribers.get(at))
             .map_or(line.absent_since, |there| there.heard.at());
         let left = line.given_back == Some(holder.consumer) && here.is_none();
-        let silent_at = last + SILENCE;
+        let silent_at = last + SILENCE_MAX;
         if !left && silent_at > now.instant {
             self.deadlines.set_earlier(key, silent_at);
             return;
@@ -295,7 +294,7 @@ impl Releaser {
         }
         if let Some(gone) = here.and_then(|at| line.remove(at)) {
             self.subscriptions.remove(&gone.key);
-            let text = format!("no heartbeat for {} s", SILENCE.as_secs());
+            let text = format!("no heartbeat for {} s", SILENCE_MAX.as_secs());
             let number = gone.key.number;
             let _ = gone.push.send(DeliverPush::Ended {
                 number,

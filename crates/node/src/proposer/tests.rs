@@ -138,7 +138,12 @@ struct Node {
 }
 
 async fn started() -> Node {
-    let (proposer, task) = Proposer::new(10_000, Arc::new(|| 77), Arc::default());
+    let (proposer, task) = Proposer::new(
+        10_000,
+        Arc::new(|| 77),
+        ordo_wire::lease::BootClock::default(),
+        Arc::default(),
+    );
     let (raft, stop) = (Fake::default(), CancellationToken::new());
     tokio::spawn(task.run(raft.clone(), raft.clone(), stop.clone()));
     let leader = openraft::vote::RaftLeaderId::new(3, 1);

@@ -131,13 +131,13 @@ fn a_consumer_whose_stream_broke_has_as_long_as_a_silent_one() {
     world
         .releaser
         .leave(&world.state, gone.key.session, &[1], world.now);
-    world.pass(9_000);
+    world.pass(5_500);
     assert_eq!(
         second.sequences(),
         [] as [u64; 0],
         "it may still be delivering"
     );
-    world.pass(1_500);
+    world.pass(1_000);
     assert_eq!(second.sequences(), [1]);
 }
 
@@ -145,7 +145,7 @@ fn a_consumer_whose_stream_broke_has_as_long_as_a_silent_one() {
 fn a_silent_consumer_loses_its_grant_though_its_stream_is_open() {
     let mut world = direct();
     let mut silent = world.subscribe("a", 1, 0);
-    world.pass(10_500);
+    world.pass(6_500);
     let pushes = silent.pushes();
     assert!(
         matches!(
@@ -316,7 +316,7 @@ fn a_heartbeat_keeps_a_grant() {
     for _ in 0..3 {
         world.now.instant = Instant::now();
         consumer.heard.touch();
-        world.pass(9_000);
+        world.pass(5_500);
     }
     world.ingest(1, 10);
     assert_eq!(consumer.sequences(), [1]);
@@ -349,13 +349,13 @@ fn a_consumer_that_gave_back_and_came_again_is_waited_for_when_its_stream_breaks
     world
         .releaser
         .leave(&world.state, again.key.session, &[1], world.now);
-    world.pass(9_000);
+    world.pass(5_500);
     assert_eq!(
         second.sequences(),
         [] as [u64; 0],
         "it may still be delivering"
     );
-    world.pass(1_500);
+    world.pass(1_000);
     assert_eq!(second.sequences(), [1]);
 }
 
