@@ -15,3 +15,4 @@ mod older_copy;
 mod order;
 mod pause;
 mod power_loss;
+mod room;
