@@ -126,19 +126,20 @@ async fn a_follower_alone_with_a_full_disk_stops_nobody_until_the_quorum_needs_i
     if nodes.leader().await == FULL {
         said(&nodes, &["cluster", "transfer"]).await;
     }
+    let leader = nodes.leader().await;
+    assert_ne!(leader, FULL);
     disk.fill();
     let lacks = "node 3 lacks room: its disk has";
     eventually("the leader to know whose disk is full", async || {
-        said(&nodes, &["cluster", "status"])
-            .await
-            .contains(lacks)
-            .then_some(())
+        let page = ready(&nodes, leader).await;
+        page.contains(lacks).then_some(())
     })
     .await;
     let status = said(&nodes, &["cluster", "status"]).await;
-    assert!(status.contains("LACKS DISK"), "{status}");
-    let leader = nodes.leader().await;
-    assert_ne!(leader, FULL);
+    assert!(
+        status.contains("LACKS DISK") && status.contains(lacks),
+        "{status}"
+    );
     let page = ready(&nodes, leader).await;
     assert!(page.contains("200 OK") && page.contains(lacks), "{page}");
     // Two have room: that is enough.
@@ -147,7 +148,12 @@ async fn a_follower_alone_with_a_full_disk_stops_nobody_until_the_quorum_needs_i
     // Without the other follower every entry needs the full disk.
     let other = (0..2).find(|place| *place != leader).unwrap();
     nodes.nodes[other].kill().unwrap();
-    let why = eventually("ingest to be refused", async || refusal(&nodes, 100).await).await;
+    eventually("ingest to be refused", async || {
+        let page = ready(&nodes, leader).await;
+        page.contains("ingest is refused").then_some(())
+    })
+    .await;
+    let why = refusal(&nodes, 101).await.unwrap();
     let limit = format!("limits.disk_free_bytes is {LIMIT}");
     assert!(why.contains(lacks) && why.contains(&limit), "{why}");
     let explained = said(&nodes, &["why", "lab"]).await;
@@ -155,8 +161,6 @@ async fn a_follower_alone_with_a_full_disk_stops_nobody_until_the_quorum_needs_i
         explained.contains("ingest is refused") && explained.contains(lacks),
         "{explained}"
     );
-    let page = ready(&nodes, leader).await;
-    assert!(page.contains("ingest is refused"), "{page}");
     let listen = free_addresses(1)[0];
     let gateway = gateway(&nodes, listen);
     let mut hospital = eventually("the gateway", async || {
@@ -190,14 +194,19 @@ async fn a_leader_alone_with_a_full_disk_hands_over_and_ingest_goes_on() {
         assert!(handed.contains("node 3 leads"), "{handed}");
     }
     disk.fill();
-    eventually("another node to lead", async || {
+    let leader = eventually("another node to lead", async || {
         let leader = nodes.leader().await;
-        (leader != FULL).then_some(())
+        (leader != FULL).then_some(leader)
     })
     .await;
     send(&nodes.cluster().unwrap(), 51, 150).await.unwrap();
     let log = nodes.nodes[FULL].said();
     assert!(log.contains("which lacks room"), "{log}");
+    eventually("the new leader to have heard of it", async || {
+        let page = ready(&nodes, leader).await;
+        page.contains("node 3 lacks room").then_some(())
+    })
+    .await;
     let refused = said(&nodes, &["cluster", "transfer", "--to", "3"]).await;
     assert!(refused.contains("node 3 lacks room"), "{refused}");
     assert_ne!(nodes.leader().await, FULL);

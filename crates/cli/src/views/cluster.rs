@@ -147,6 +147,7 @@ impl Member {
         if !confirmed && matches!(node.role(), NodeRole::Leader | NodeRole::Candidate) {
             role = "follower".to_owned();
         }
+        let mut room = node.room;
         let (own, unreachable) = match own {
             Ok(own) if own.node_id != id => {
                 let other = own.node_id;
@@ -168,6 +169,9 @@ impl Member {
             }
             Ok(own) => {
                 problems.extend(own.problems.iter().cloned());
+                // Its own word is newer than what others heard of it.
+                let itself = own.nodes.iter().find(|node| node.node_id == id);
+                room = itself.and_then(|node| node.room).or(room);
                 (Some(Own::from(own)), None)
             }
             Err(error) => (None, Some(error)),
@@ -179,7 +183,7 @@ impl Member {
             public_address: public.clone(),
             peer_address: peer.clone(),
             matched_index: node.matched_index,
-            room: node.room.as_ref().map(Room::from),
+            room: room.as_ref().map(Room::from),
             own,
             unreachable,
         }
