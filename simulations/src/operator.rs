@@ -171,6 +171,8 @@ impl Operator {
             match result {
                 Ok(()) if added => return true,
                 Ok(()) => added = true,
+                // An earlier try was late, and came to its end after all.
+                Err(error) if added && short(&error).contains("votes already") => return true,
                 Err(error) => {
                     self.notes.line(format_args!("operator: {}", short(&error)));
                     // It may have been taken out again by a leader that knew no better.

@@ -38,3 +38,17 @@ pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Optio
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// A page of a node, with its head.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn get(address: std::net::SocketAddr, path: &str) -> anyhow::Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut page = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut page)).await??;
+    Ok(page)
+}

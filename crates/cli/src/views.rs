@@ -5,7 +5,7 @@ mod dead_letter;
 mod interface;
 mod message;
 
-pub use cluster::Status;
+pub use cluster::{Answers, Status};
 pub use dead_letter::{DeadLetter, DeadLetterRow, Payload};
 pub use interface::{Explanation, Interface, InterfaceRow};
 pub use message::{Event, Message};

@@ -9,8 +9,8 @@ use ordo_wire::v1::{
     GetDeadLetterRequest, GetDeadLetterResponse, GetInterfaceRequest, GetMessageRequest,
     InitClusterRequest, Interface, InterfaceConfig, ListDeadLettersRequest,
     ListDeadLettersResponse, ListInterfacesRequest, ListInterfacesResponse, Message,
-    PromoteNodeRequest, RedriveDeadLetterRequest, RedriveDeadLetterResponse, RemoveNodeRequest,
-    TransferLeadershipRequest,
+    MoveNodeRequest, PromoteNodeRequest, RedriveDeadLetterRequest, RedriveDeadLetterResponse,
+    RemoveNodeRequest, TransferLeadershipRequest,
 };
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
@@ -312,7 +312,8 @@ impl Admin {
         }
     }
 
-    /// The cluster as one of its nodes sees it, the leader where one is known.
+    /// The cluster as one of its nodes sees it, the leader where one is known. Whether a quorum says the same, only an
+    /// answer with `leader_confirmed` tells.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -379,6 +380,16 @@ impl Admin {
             c.promote_node(r).await
         })
         .await?;
+        Ok(())
+    }
+
+    /// Says where a member is that was started at another address with its own data folder.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn move_node(&self, node: MoveNodeRequest) -> Result<(), CallError> {
+        self.call(Kind::Change, node, async |mut c, r| c.move_node(r).await)
+            .await?;
         Ok(())
     }
 

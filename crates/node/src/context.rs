@@ -8,6 +8,7 @@ use crate::membership::ClusterAdmin;
 use crate::metrics::Metrics;
 use crate::proposer::{Proposer, WallClock};
 use crate::raft::{Peers, Raft};
+use crate::rooms::Rooms;
 use ordo_storage::{MachineHandle, StateStore};
 use rand::rngs::StdRng;
 use std::sync::{Arc, Mutex};
@@ -30,6 +31,8 @@ pub struct Context {
     pub proposer: Proposer,
     /// Whether there is room for more.
     pub admission: Arc<Admission>,
+    /// Which nodes have room.
+    pub(crate) rooms: Arc<Rooms>,
     /// The cluster's membership.
     pub cluster: Arc<dyn ClusterAdmin>,
     /// What is counted.

@@ -35,8 +35,9 @@ const TOLD_FOR: Duration = Duration::from_millis(100);
 pub(crate) trait Pages: Send + Sync + 'static {
     /// Brings the gauges up to date.
     fn look(&self);
-    /// Whether this node takes part in a cluster that works; an error says what is missing.
-    fn ready(&self) -> Result<(), String>;
+    /// Whether this node takes part in a cluster that works, and what a person should look at all the same; an error
+    /// says what is missing.
+    fn ready(&self) -> Result<Vec<String>, String>;
 }
 
 struct Site<P> {
@@ -82,7 +83,10 @@ async fn show_metrics<P: Pages>(State(site): State<Arc<Site<P>>>) -> impl IntoRe
 
 async fn show_ready<P: Pages>(State(site): State<Arc<Site<P>>>) -> impl IntoResponse {
     match site.pages.ready() {
-        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Ok(problems) => {
+            let lines: String = problems.iter().map(|line| format!("{line}\n")).collect();
+            (StatusCode::OK, format!("ok\n{lines}"))
+        }
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
     }
 }

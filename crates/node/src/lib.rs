@@ -21,6 +21,7 @@ pub mod parts;
 pub mod proposer;
 pub mod raft;
 mod room;
+mod rooms;
 pub mod serve;
 pub mod services;
 

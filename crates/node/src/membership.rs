@@ -1,12 +1,17 @@
 //! The cluster itself: how it begins, who is in it, who leads.
 
+mod begin;
+mod hand;
+mod tell;
+
 use crate::config::{Config, PeerConfig};
 use crate::identity::Identity;
-use crate::raft::{Machine, NodeName, Peers, RaftOf, bytes_of};
+use crate::raft::{Machine, Peers, RaftOf};
+use crate::rooms::Rooms;
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Instant as _, RaftMetrics, ReadPolicy, ServerState};
+use openraft::{ChangeMembers, RaftMetrics, ReadPolicy, ServerState};
 use ordo_storage::{Member, TypeConfig};
 use ordo_wire::status::Failure;
 use ordo_wire::v1::{self, Reason};
@@ -14,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -37,12 +42,16 @@ pub trait ClusterAdmin: Send + Sync + 'static {
     /// Adds a node that runs and has no cluster yet, as a learner. Where a member of that number has another data
     /// folder, `replace` takes it out first.
     async fn add(&self, node: PeerConfig, replace: bool) -> Result<(), Failure>;
+    /// Says where a member is that runs with its own data folder at another address.
+    async fn move_node(&self, node: PeerConfig) -> Result<(), Failure>;
     /// Makes a learner that has caught up a voter.
     async fn promote(&self, node_id: u64) -> Result<(), Failure>;
     /// Takes a node out.
     async fn remove(&self, node_id: u64) -> Result<(), Failure>;
-    /// Hands leadership to a voter, or to the one that is furthest; answers who leads then.
+    /// Hands leadership to a voter, or to the one that is furthest of those that have room; answers who leads then.
     async fn transfer(&self, node_id: Option<u64>) -> Result<u64, Failure>;
+    /// Hands leadership to a voter that has caught up and certainly has room; answers who leads then.
+    async fn transfer_to_room(&self) -> Result<u64, Failure>;
     /// What this node knows.
     async fn status(&self, with_state_hash: bool) -> Result<v1::GetClusterStatusResponse, Failure>;
 }
@@ -58,6 +67,7 @@ pub(crate) struct Membership<SM: Machine> {
     pub(crate) peers: Peers,
     pub(crate) draw: Box<dyn Fn() -> Uuid + Send + Sync>,
     pub(crate) state_hash: StateHash,
+    pub(crate) rooms: Arc<Rooms>,
     /// One change at a time, so that two of one node can't get into each other's way.
     pub(crate) changing: Mutex<()>,
 }
@@ -208,7 +218,8 @@ impl<SM: Machine> Membership<SM> {
         Ok(Had::Vote)
     }
 
-    /// Ends changes that an earlier leader did not live to end, whenever this node leads, until `stop` is cancelled.
+    /// Ends changes that an earlier leader did not live to end, whenever this node leads, until `stop` is cancelled; and
+    /// keeps links going to where the membership says that nodes are.
     ///
     /// A change of voters is two entries: both old and new voters decide between them. openraft leaves the second one
     /// to whoever asked for the change, and so to nobody when that leader is gone.
@@ -218,6 +229,7 @@ impl<SM: Machine> Membership<SM> {
             let joint = {
                 let metrics = metrics.borrow_watched();
                 let membership = metrics.membership_config.membership();
+                self.peers.set_places(membership.nodes());
                 metrics.state.is_leader() && membership.get_joint_config().len() > 1
             };
             let ended = async {
@@ -243,95 +255,6 @@ impl<SM: Machine> Membership<SM> {
         if let Err(failure) = self.settled().await {
             tracing::warn!("no membership change was ended: {}", failure.text);
         }
-    }
-
-    /// The nodes beside this leader that answer now: waits until they are `enough`, or for [`ANSWER_WITHIN`].
-    async fn answering(&self, enough: impl Fn(&BTreeSet<u64>) -> bool) -> BTreeSet<u64> {
-        let asked = Instant::now();
-        // Consensus that has stopped answers nothing, either.
-        let _ = self.raft.trigger().heartbeat().await;
-        let mut metrics = self.raft.metrics();
-        let mut alive = BTreeSet::new();
-        let wait = async {
-            loop {
-                let since = asked.elapsed();
-                let heartbeats = metrics
-                    .borrow_watched()
-                    .heartbeat
-                    .clone()
-                    .unwrap_or_default();
-                let fresh = heartbeats
-                    .iter()
-                    .filter(|(_, at)| at.is_some_and(|at| at.elapsed() < since));
-                alive = fresh.map(|(node_id, _)| *node_id).collect();
-                if enough(&alive) || metrics.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        // What is known by then is the answer.
-        let _ = timeout(ANSWER_WITHIN, wait).await;
-        alive
-    }
-
-    /// Who is at each address of the configuration, and the cluster id that an earlier attempt gave some of them.
-    async fn find_members(&self) -> Result<(BTreeMap<u64, Member>, Option<Uuid>), Failure> {
-        let (mut members, mut cluster_id) = (BTreeMap::new(), self.identity.cluster_id());
-        for peer in &self.config.peers {
-            let at = format!("node {} at {}", peer.node_id, peer.peer);
-            let (name, found) = if peer.node_id == self.own_id() {
-                (NodeName::of(&self.identity), self.identity.cluster_id())
-            } else {
-                let unreachable = |status: tonic::Status| {
-                    refused(format!("{at} can't be reached: {}", status.message()))
-                };
-                let found = self.peers.identify(&peer.peer).await.map_err(unreachable)?;
-                if found.name.node_id != peer.node_id {
-                    return Err(refused(format!(
-                        "{at} says that it is node {}",
-                        found.name.node_id
-                    )));
-                }
-                if found.initialized {
-                    let text = format!("{at} has data of a cluster already");
-                    return Err(Failure::new(Reason::AlreadyInitialized, text));
-                }
-                (found.name, found.cluster_id)
-            };
-            match (cluster_id, found) {
-                (Some(one), Some(other)) if one != other => {
-                    return Err(refused(format!(
-                        "{at} was given cluster {other} by another attempt, this one has {one}: run init where the \
-                         other was run, or empty the data folders"
-                    )));
-                }
-                (None, Some(_)) => cluster_id = found,
-                _ => {}
-            }
-            let member = Member {
-                peer: peer.peer.clone(),
-                public: peer.public.clone(),
-                storage_id: name.storage_id,
-            };
-            members.insert(peer.node_id, member);
-        }
-        Ok((members, cluster_id))
-    }
-
-    async fn adopt(&self, node_id: u64, member: &Member, cluster_id: Uuid) -> Result<(), Failure> {
-        let text = |error: String| refused(format!("node {node_id} at {}: {error}", member.peer));
-        if node_id == self.own_id() {
-            return self
-                .identity
-                .adopt(cluster_id)
-                .map_err(|error| text(error.to_string()));
-        }
-        let name = NodeName {
-            node_id,
-            storage_id: member.storage_id,
-        };
-        let adopted = self.peers.adopt(&member.peer, name, cluster_id).await;
-        adopted.map_err(|status| text(status.message().to_owned()))
     }
 
     /// Waits until `holds`, or [`CHANGE_WITHIN`] has passed; says whether it does.
@@ -420,13 +343,21 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
         let replaced = match known {
             None => false,
             // Once more, after an answer that was lost, is fine.
-            Some(known) if known.storage_id == found.name.storage_id && known.peer == node.peer => {
-                return self.agreed(&metrics).await;
+            Some(known) if known.storage_id == found.name.storage_id => {
+                let public = node.public.is_empty() || known.public == node.public;
+                return match known.peer == node.peer && public {
+                    true => self.agreed(&metrics).await,
+                    false => Err(refused(format!(
+                        "node {} is a member already, at {}, with this very data folder: if it was moved, run `ordo \
+                         cluster move {} --peer {} --public {}`",
+                        node.node_id, known.peer, node.node_id, node.peer, node.public
+                    ))),
+                };
             }
-            Some(known) if !replace || known.storage_id == found.name.storage_id => {
+            Some(known) if !replace => {
                 return Err(refused(format!(
-                    "node {} is a member already, at {} with storage {}: remove that one first, or replace it \
-                     (--replace) where its data folder is a new one",
+                    "node {} is a member already, at {} with storage {}, and this is another data folder: replace it \
+                     (--replace), or remove that one first",
                     node.node_id, known.peer, known.storage_id
                 )));
             }
@@ -467,19 +398,86 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
         }
     }
 
+    async fn move_node(&self, node: PeerConfig) -> Result<(), Failure> {
+        let _alone = self.changing.lock().await;
+        let metrics = self.settled().await?;
+        let node_id = node.node_id;
+        let membership = &metrics.membership_config;
+        let Some(known) = membership.get_node(&node_id) else {
+            self.agreed(&metrics).await?;
+            return Err(unknown(node_id));
+        };
+        let at = format!("node {node_id} at {}", node.peer);
+        let found = self.peers.identify(&node.peer).await;
+        let found = found
+            .map_err(|status| refused(format!("{at} can't be reached: {}", status.message())))?;
+        if found.name.node_id != node_id {
+            let other = found.name.node_id;
+            return Err(refused(format!("{at} says that it is node {other}")));
+        }
+        if found.name.storage_id != known.storage_id {
+            return Err(refused(replaced(
+                node_id,
+                &Member {
+                    peer: node.peer,
+                    public: node.public,
+                    storage_id: known.storage_id,
+                },
+            )));
+        }
+        let public = match node.public.is_empty() {
+            true => found.public,
+            false => node.public,
+        };
+        let taken = membership
+            .nodes()
+            .find(|(other, member)| **other != node_id && member.public == public);
+        if let Some((other, _)) = taken {
+            return Err(refused(format!(
+                "{public} is where clients reach node {other}"
+            )));
+        }
+        let member = Member {
+            peer: node.peer,
+            public,
+            storage_id: known.storage_id,
+        };
+        // Once more, after an answer that was lost, is fine.
+        if member == *known {
+            return self.agreed(&metrics).await;
+        }
+        self.change(ChangeMembers::SetNodes(BTreeMap::from([(node_id, member)])))
+            .await
+    }
+
     async fn promote(&self, node_id: u64) -> Result<(), Failure> {
         let _alone = self.changing.lock().await;
         let metrics = self.settled().await?;
+        let Some(member) = metrics.membership_config.get_node(&node_id).cloned() else {
+            self.agreed(&metrics).await?;
+            return Err(unknown(node_id));
+        };
+        let found = self.peers.identify(&member.peer).await;
+        if let Ok(found) = &found
+            && found.name.node_id == node_id
+            && found.name.storage_id != member.storage_id
+        {
+            return Err(refused(replaced(node_id, &member)));
+        }
         if metrics
             .membership_config
             .voter_ids()
             .any(|voter| voter == node_id)
         {
-            return self.agreed(&metrics).await;
-        }
-        if metrics.membership_config.get_node(&node_id).is_none() {
             self.agreed(&metrics).await?;
-            return Err(unknown(node_id));
+            return Err(refused(format!("node {node_id} votes already")));
+        }
+        if let Err(status) = found {
+            return Err(refused(format!(
+                "node {node_id} at {} can't be reached: {}",
+                member.peer,
+                status.message()
+            )));
         }
         let (has, last) = (
             matched(&metrics, node_id).unwrap_or(0),
@@ -526,88 +524,52 @@ impl<SM: Machine> ClusterAdmin for Membership<SM> {
                     "node {node_id} is no voter: promote it first"
                 )));
             }
-            _ => {}
+            Some(node_id) => {
+                // It would hand leadership on at once.
+                if let Some(lacks) = self.rooms.lacks(node_id) {
+                    return Err(refused(format!("node {node_id} lacks room: {lacks}")));
+                }
+            }
+            None => {}
         }
-        let enough = |alive: &BTreeSet<u64>| match node_id {
-            Some(node_id) => alive.contains(&node_id),
-            None => !voters.is_disjoint(alive),
+        let wanted = match node_id {
+            Some(node_id) => BTreeSet::from([node_id]),
+            None => voters,
         };
-        let alive = self.answering(enough).await;
-        let able = voters
-            .intersection(&alive)
-            .filter(|voter| node_id.is_none_or(|node_id| node_id == **voter));
-        let Some(&target) = able.max_by_key(|voter| matched(&metrics, **voter)) else {
-            return Err(match node_id {
-                Some(node_id) => refused(format!("node {node_id} does not answer")),
-                None => refused("no other voter answers"),
-            });
-        };
-        let triggered = self.raft.trigger().transfer_leader(target).await;
-        triggered.map_err(|error| refused(format!("this node stops: {error}")))?;
-        let mut leader = None;
-        let changed = self
-            .wait(|metrics| {
-                leader = metrics.current_leader.filter(|leader| *leader != own);
-                leader.is_some()
-            })
-            .await;
-        match leader {
-            Some(leader) if changed => Ok(leader),
-            _ => Err(refused(format!(
-                "node {target} did not take over within {} s",
-                CHANGE_WITHIN.as_secs()
-            ))),
+        match (self.hand_to(&metrics, &wanted).await?, node_id) {
+            (Some(leader), _) => Ok(leader),
+            (None, Some(node_id)) => Err(refused(format!("node {node_id} does not answer"))),
+            (None, None) => Err(refused("no other voter answers")),
         }
     }
 
-    async fn status(&self, with_state_hash: bool) -> Result<v1::GetClusterStatusResponse, Failure> {
-        let metrics = self.metrics();
-        let hash = match with_state_hash {
-            true => (self.state_hash)().await,
-            false => None,
-        };
-        let leads = metrics.state == ServerState::Leader;
-        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-        let nodes = metrics.membership_config.nodes().map(|(node_id, member)| {
-            let role = if metrics.current_leader == Some(*node_id) {
-                v1::NodeRole::Leader
-            } else if !voters.contains(node_id) {
-                v1::NodeRole::Learner
-            } else if *node_id == self.own_id() && metrics.state == ServerState::Candidate {
-                v1::NodeRole::Candidate
-            } else {
-                v1::NodeRole::Follower
-            };
-            let known = match *node_id == self.own_id() {
-                true => metrics.last_log_index,
-                false => matched(&metrics, *node_id).filter(|_| leads),
-            };
-            v1::Node {
-                node_id: *node_id,
-                public_address: member.public.clone(),
-                peer_address: member.peer.clone(),
-                storage_id: bytes_of(member.storage_id),
-                role: role.into(),
-                matched_index: known.unwrap_or(0),
-            }
+    async fn transfer_to_room(&self) -> Result<u64, Failure> {
+        let _alone = self.changing.lock().await;
+        let metrics = self.leading()?;
+        let own = self.own_id();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let able = metrics.membership_config.voter_ids().filter(|voter| {
+            let has = matched(&metrics, *voter).unwrap_or(0);
+            *voter != own && has + CAUGHT_UP_ENTRIES >= last && self.rooms.is_ample(*voter)
         });
-        let index = |id: &Option<ordo_storage::LogId>| id.map_or(0, |id| id.index);
-        let (applied_index, state_hash) =
-            hash.unwrap_or_else(|| (index(&metrics.last_applied), Vec::new()));
-        Ok(v1::GetClusterStatusResponse {
-            cluster_id: self.identity.cluster_id().map(bytes_of).unwrap_or_default(),
-            node_id: self.own_id(),
-            leader_id: metrics.current_leader.unwrap_or(0),
-            term: metrics.current_term,
-            last_log_index: metrics.last_log_index.unwrap_or(0),
-            committed_index: index(&metrics.local_committed),
-            applied_index,
-            snapshot_index: index(&metrics.snapshot),
-            nodes: nodes.collect(),
-            state_hash: state_hash.into(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        })
+        let able: BTreeSet<u64> = able.collect();
+        let leader = self.hand_to(&metrics, &able).await?;
+        leader.ok_or_else(|| refused("no voter that has caught up and has room answers"))
     }
+
+    async fn status(&self, with_state_hash: bool) -> Result<v1::GetClusterStatusResponse, Failure> {
+        Ok(self.tell(with_state_hash).await)
+    }
+}
+
+/// What is to be done about a member whose data folder is another one than the membership's.
+fn replaced(node_id: u64, member: &Member) -> String {
+    format!(
+        "node {node_id} was replaced: its data folder is not the one that the membership knows, and it takes no part. `ordo \
+         cluster add {node_id} --peer {} --public {} --replace` takes it in again, and `ordo cluster promote {node_id}` \
+         gives it a vote",
+        member.peer, member.public
+    )
 }
 
 fn unknown(node_id: u64) -> Failure {

@@ -1,8 +1,10 @@
-//! Watches the node's memory and disk, so that ingest is refused before they are used up (guarantee 13).
+//! Watches the node's memory and disk. What follows from that is decided with what the other nodes say: see `rooms.rs`.
 
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::memory::Memory;
+use crate::raft::Raft;
+use crate::rooms::Rooms;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,11 +15,16 @@ use tokio_util::sync::CancellationToken;
 /// How often it looks. Memory and disk fill by some hundred megabytes in that time at most.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Tells `admission` when there is no room, until `stop` is cancelled.
-pub(crate) async fn watch(config: Arc<Config>, admission: Arc<Admission>, stop: CancellationToken) {
+/// Tells `rooms` what this node uses, and `admission` how near that is to its limits, until `stop` is cancelled.
+pub(crate) async fn watch(
+    config: Arc<Config>,
+    admission: Arc<Admission>,
+    rooms: Arc<Rooms>,
+    raft: Raft,
+    stop: CancellationToken,
+) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut was_full = false;
     let mut memory = Memory::default();
     loop {
         tokio::select! {
@@ -28,35 +35,8 @@ pub(crate) async fn watch(config: Arc<Config>, admission: Arc<Admission>, stop: 
         let used = memory.bytes(near(config.limits.memory_bytes)).await;
         let disk_free = disk_free_bytes(&config.data_dir);
         admission.set_scarce(left(&config, &used, &disk_free));
-        let full = full(&config, used, disk_free);
-        if full.is_some() != was_full {
-            was_full = full.is_some();
-            match &full {
-                Some(why) => tracing::warn!("ingest is refused: {why}"),
-                None => tracing::info!("there is room again for ingest"),
-            }
-        }
-        admission.set_full(full);
+        rooms.measured(&raft, used.ok(), disk_free.ok());
     }
-}
-
-/// Why there is no room, when there is none. What can't be found out refuses nothing.
-fn full(config: &Config, memory: io::Result<u64>, disk_free: io::Result<u64>) -> Option<String> {
-    let limits = &config.limits;
-    if let Ok(free) = disk_free
-        && free < limits.disk_free_bytes
-    {
-        let folder = config.data_dir.display();
-        return Some(format!(
-            "the disk of {folder} has {free} bytes left, limits.disk_free_bytes is {}",
-            limits.disk_free_bytes
-        ));
-    }
-    let used = memory.ok().filter(|used| *used > limits.memory_bytes)?;
-    Some(format!(
-        "the node uses {used} bytes of memory, limits.memory_bytes is {}",
-        limits.memory_bytes
-    ))
 }
 
 /// Near so much memory the interfaces that hold most are refused first.
@@ -90,30 +70,8 @@ fn disk_free_bytes(folder: &Path) -> io::Result<u64> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use super::{disk_free_bytes, full, left, near};
+    use super::{disk_free_bytes, left, near};
     use crate::config::Config;
-
-    #[test]
-    fn memory_and_disk_have_their_limits() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = Config::local(1, folder.path().to_owned());
-        let limits = &config.limits;
-        assert_eq!(
-            full(&config, Ok(limits.memory_bytes), Ok(limits.disk_free_bytes)),
-            None
-        );
-        let why = full(
-            &config,
-            Ok(limits.memory_bytes + 1),
-            Ok(limits.disk_free_bytes),
-        )
-        .unwrap();
-        assert!(why.contains("limits.memory_bytes"), "{why}");
-        let why = full(&config, Ok(0), Ok(limits.disk_free_bytes - 1)).unwrap();
-        assert!(why.contains("limits.disk_free_bytes"), "{why}");
-        let unknown = || Err(std::io::Error::other("unknown"));
-        assert_eq!(full(&config, unknown(), unknown()), None);
-    }
 
     #[test]
     fn how_much_is_left_is_known_near_a_limit() {

@@ -20,6 +20,7 @@ use crate::net::{Dial, Listening, TcpDial};
 use crate::parts::Parts;
 use crate::proposer::{Proposer, RaftConsensus, WallClock};
 use crate::raft::{PeerNetwork, Peers, Raft, Standing, recall, settings};
+use crate::rooms::{self, Rooms};
 use crate::{http, room};
 use futures_util::FutureExt;
 pub use home::SimulatedStorage;
@@ -40,10 +41,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use stop::leave;
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How long the hash of the whole state may take before a status goes without it.
 const HASH_WITHIN: Duration = Duration::from_secs(60);
+
+/// Memory in use and free disk space, in bytes; None where it can't be found out.
+pub type Measure = Arc<dyn Fn() -> (Option<u64>, Option<u64>) + Send + Sync>;
 
 /// What a node meets the world through. Tests and simulations replace parts of it.
 pub struct Seams {
@@ -63,6 +68,8 @@ pub struct Seams {
     pub seed: Option<u64>,
     /// Whether every invariant is checked after every lump of entries.
     pub check_invariants: bool,
+    /// Tells how much memory and disk are used, where that is not looked for on this machine.
+    pub room: Option<Measure>,
     /// Where log and state live; in the data folder when there is none.
     pub storage: Option<SimulatedStorage>,
 }
@@ -83,6 +90,7 @@ impl Default for Seams {
             boot: BootClock::default(),
             seed: None,
             check_invariants: false,
+            room: None,
             storage: None,
         }
     }
@@ -199,6 +207,7 @@ pub async fn start_with<P: Parts>(
         Arc::clone(&metrics),
     );
     let admission = Admission::new(waiting_max);
+    let rooms = Rooms::new(config.node_id, &config.limits, Arc::clone(&admission));
     let (loops, timers) = Loops::new(
         proposer.clone(),
         Arc::clone(&admission),
@@ -232,6 +241,7 @@ pub async fn start_with<P: Parts>(
         peers: peers.clone(),
         draw: Box::new(move || draw_uuid(&draw)),
         state_hash: state_hash(handle.clone()),
+        rooms: Arc::clone(&rooms),
         changing: AsyncMutex::new(()),
     };
     let cluster = Arc::new(cluster);
@@ -243,6 +253,7 @@ pub async fn start_with<P: Parts>(
         store,
         proposer,
         admission,
+        rooms,
         cluster: Arc::clone(&cluster) as Arc<dyn ClusterAdmin>,
         metrics,
         wall: seams.wall,
@@ -267,17 +278,7 @@ pub async fn start_with<P: Parts>(
     tasks.spawn(timers.run(context.machine.clone(), closing.clone()).map(Ok));
     let (proposer, machine) = (context.proposer.clone(), context.machine.clone());
     tasks.spawn(forget_old_records(proposer, machine, closing.clone()).map(Ok));
-    // The room on this machine is none of a simulation's.
-    if driver == Driver::Threads {
-        tasks.spawn(
-            room::watch(
-                Arc::clone(&context.config),
-                Arc::clone(&context.admission),
-                closing.clone(),
-            )
-            .map(Ok),
-        );
-    }
+    watch_rooms(&context, seams.room, driver, &closing, tasks);
     let (raft, log_bytes) = (context.raft.clone(), context.config.raft.log_bytes);
     tasks.spawn(compact::watch(raft, log.clone(), log_bytes, closing.clone()).map(Ok));
     tasks.spawn(cluster.end_changes(closing.clone()).map(Ok));
@@ -295,6 +296,35 @@ pub async fn start_with<P: Parts>(
         log,
         threads,
     })
+}
+
+/// Keeps up to date which nodes have room. What is used on this machine is none of a simulation's, which may have it
+/// measured otherwise.
+fn watch_rooms(
+    context: &Arc<Context>,
+    measure: Option<Measure>,
+    driver: Driver,
+    closing: &CancellationToken,
+    tasks: &mut JoinSet<Result<(), ServeError>>,
+) {
+    let (rooms, raft) = (Arc::clone(&context.rooms), context.raft.clone());
+    let config = Arc::clone(&context.config);
+    match (measure, driver) {
+        (Some(measure), _) => {
+            tasks.spawn(rooms::measure_by(measure, rooms, raft, closing.clone()).map(Ok));
+        }
+        (None, Driver::Threads) => {
+            let admission = Arc::clone(&context.admission);
+            tasks.spawn(room::watch(config, admission, rooms, raft, closing.clone()).map(Ok));
+        }
+        (None, _) => return,
+    }
+    let (rooms, raft) = (Arc::clone(&context.rooms), context.raft.clone());
+    let (config, peers) = (Arc::clone(&context.config), context.peers.clone());
+    tasks.spawn(rooms::ask_others(config, rooms, raft, peers, closing.clone()).map(Ok));
+    let (rooms, raft) = (Arc::clone(&context.rooms), context.raft.clone());
+    let cluster = Arc::clone(&context.cluster);
+    tasks.spawn(rooms::hand_over(rooms, raft, cluster, closing.clone()).map(Ok));
 }
 
 /// Refuses a data folder that lacks what this node showed the others: see `raft/fence.rs`.
@@ -430,7 +460,7 @@ impl http::Pages for Pages {
         gauges.flushed_index.set(gauge_of(stats.flushed_index));
     }
 
-    fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> Result<Vec<String>, String> {
         if self.context.stop.is_cancelled() {
             return Err("this node is stopping".to_owned());
         }
@@ -441,9 +471,13 @@ impl http::Pages for Pages {
                 "this node is not a member of a cluster yet: run `ordo cluster init`".to_owned(),
             );
         }
-        match metrics.current_leader {
-            Some(_) => Ok(()),
-            None => Err("no node is known to lead".to_owned()),
+        if metrics.current_leader.is_none() {
+            return Err("no node is known to lead".to_owned());
+        }
+        let rooms = &self.context.rooms;
+        match rooms.misplaced().filter(|misplaced| misplaced.cut_off) {
+            Some(misplaced) => Err(misplaced.text),
+            None => Ok(rooms.problems()),
         }
     }
 }

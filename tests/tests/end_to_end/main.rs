@@ -16,4 +16,5 @@ mod older_copy;
 mod order;
 mod pause;
 mod power_loss;
+mod room;
 mod takeover;

@@ -1,13 +1,14 @@
 //! `ordo cluster`.
 
 use anyhow::Result;
-use ordo_client::proto::{AddNodeRequest, GetClusterStatusResponse};
-use ordo_client::{Admin, CallError};
+use futures_util::future::join_all;
+use ordo_client::Admin;
+use ordo_client::proto::{AddNodeRequest, MoveNodeRequest};
 use serde_json::json;
 
 use crate::args::Global;
 use crate::output::Output;
-use crate::views::Status;
+use crate::views::{Answers, Status};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -19,6 +20,8 @@ pub enum Command {
     Add(Add),
     /// Make a learner that has caught up a voter.
     Promote(Node),
+    /// Say where a node is that was started at another address, with the data it had.
+    Move(Move),
     /// Take a node out of the cluster.
     Remove(Node),
     /// Hand leadership to another node.
@@ -49,6 +52,19 @@ pub struct Add {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct Move {
+    /// Its number in the cluster.
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    node_id: u64,
+    /// Where the other nodes reach it now, host:port.
+    #[arg(long, value_name = "ADDR")]
+    peer: String,
+    /// Where clients reach it now, host:port.
+    #[arg(long, value_name = "ADDR")]
+    public: String,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct Node {
     /// Its number in the cluster.
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
@@ -72,7 +88,9 @@ pub async fn run(global: &Global, command: Command) -> Result<()> {
             let object = json!({ "cluster_id": id.to_string() });
             output.done(&format!("cluster {id} initialized"), &object)
         }
-        Command::Status(StatusArgs { hash }) => output.card(&status(&admin, hash).await?),
+        Command::Status(StatusArgs { hash }) => {
+            output.card(&status(&admin, &global.cluster, hash).await?)
+        }
         Command::Add(Add {
             node_id,
             peer,
@@ -98,6 +116,20 @@ pub async fn run(global: &Global, command: Command) -> Result<()> {
                 &json!({ "node_id": node_id, "role": "voter" }),
             )
         }
+        Command::Move(Move {
+            node_id,
+            peer,
+            public,
+        }) => {
+            let sentence = format!("node {node_id} is at {peer}, and clients reach it at {public}");
+            let request = MoveNodeRequest {
+                node_id,
+                peer_address: peer,
+                public_address: public,
+            };
+            admin.move_node(request).await?;
+            output.done(&sentence, &json!({ "node_id": node_id, "moved": true }))
+        }
         Command::Remove(Node { node_id }) => {
             admin.remove_node(node_id).await?;
             let object = json!({ "node_id": node_id, "removed": true });
@@ -113,26 +145,42 @@ pub async fn run(global: &Global, command: Command) -> Result<()> {
     }
 }
 
-/// The whole as the leader sees it where one can be found, and every node's own word.
-async fn status(admin: &Admin, hash: bool) -> Result<Status> {
-    let mut whole = admin.cluster_status().await?;
-    let mut own = Vec::new();
-    for node in &whole.nodes {
-        own.push(match hash {
-            true => admin.cluster_status_with_hash(&node.public_address).await,
-            false => admin.cluster_status_of(&node.public_address).await,
+/// Nodes that are asked for the status at most.
+const NODES_MAX: usize = 64;
+
+/// Asks every node there may be: those named, and those that answers name.
+async fn status(admin: &Admin, named: &[String], hash: bool) -> Result<Status> {
+    let mut answers = ask(admin, named, hash).await;
+    if answers.values().all(Result::is_err) {
+        // Waits for somebody as long as calls do, and fails as they do.
+        admin.cluster_status().await?;
+        answers = ask(admin, named, hash).await;
+    }
+    Ok(Status::new(named, answers))
+}
+
+async fn ask(admin: &Admin, named: &[String], hash: bool) -> Answers {
+    let mut answers = Answers::new();
+    let mut wanted: Vec<String> = named.to_vec();
+    while !wanted.is_empty() && answers.len() < NODES_MAX {
+        let calls = wanted.drain(..).map(|address| async move {
+            let answer = match hash {
+                true => admin.cluster_status_with_hash(&address).await,
+                false => admin.cluster_status_of(&address).await,
+            };
+            (address, answer.map_err(|error| error.to_string()))
         });
+        answers.extend(join_all(calls).await);
+        let told = answers.values().flatten().flat_map(|answer| {
+            let members = answer.nodes.iter().map(|node| &node.public_address);
+            members.chain(&answer.configured_addresses)
+        });
+        wanted = told
+            .filter(|address| !answers.contains_key(*address))
+            .cloned()
+            .collect();
+        wanted.sort();
+        wanted.dedup();
     }
-    let leads = |answer: &Result<GetClusterStatusResponse, CallError>| matches!(answer, Ok(answer) if answer.node_id == answer.leader_id && answer.term >= whole.term);
-    // Only the leader knows how far every node's disk is.
-    if let Some(Ok(leader)) = own.iter().find(|answer| leads(answer)).cloned()
-        && leader
-            .nodes
-            .iter()
-            .map(|node| node.node_id)
-            .eq(whole.nodes.iter().map(|node| node.node_id))
-    {
-        whole = leader;
-    }
-    Ok(Status::new(whole, own))
+    answers
 }

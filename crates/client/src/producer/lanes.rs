@@ -103,6 +103,8 @@ pub(super) struct Lanes {
     session: u64,
     on_refusal: OnRefusal,
     freed: Freed,
+    /// The latest refusal for the moment, and of which interface.
+    refusal: Option<(Arc<str>, Refusal)>,
 }
 
 /// The node sent more results than messages it was sent.
@@ -122,6 +124,7 @@ impl Lanes {
             session,
             on_refusal,
             freed: Freed::default(),
+            refusal: None,
         }
     }
 
@@ -288,6 +291,9 @@ impl Lanes {
                 let refusal =
                     Refusal::of_item(refused.reason, refused.text, refused.retry_after_ms);
                 let behind_another = refusal.reason == Reason::EarlierRefused;
+                if !behind_another {
+                    self.refusal = Some((Arc::clone(&lane.name), refusal.clone()));
+                }
                 let gives_up = self.on_refusal == OnRefusal::GiveUp && !behind_another;
                 let pause = if gives_up || behind_another {
                     Duration::ZERO
@@ -358,6 +364,11 @@ impl Lanes {
             };
             self.answer(entry, Err(error));
         }
+    }
+
+    /// The latest refusal for the moment since this was asked last, and of which interface.
+    pub(super) fn take_refusal(&mut self) -> Option<(Arc<str>, Refusal)> {
+        self.refusal.take()
     }
 
     /// What was freed since this was asked last.

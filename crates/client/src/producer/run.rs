@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use ordo_wire::v1::ingest_service_client::IngestServiceClient;
-use ordo_wire::v1::{IngestRequest, IngestResponse};
+use ordo_wire::v1::{IngestRequest, IngestResponse, Reason};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,6 +22,8 @@ use crate::seek::{Seek, open, reason_of_end, stream_end};
 
 /// Frames between this task and the connection: few, so that messages gather here while it is busy.
 const FRAMES_AHEAD: usize = 2;
+/// How often it is said that ingest is refused.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
 /// Questions for interfaces' limits at once.
 const QUESTIONS_MAX: usize = 16;
 
@@ -31,6 +34,8 @@ pub(super) struct Run {
     seek: Seek,
     /// Interfaces' `dedup_messages`, being asked for.
     questions: FuturesUnordered<BoxFuture<'static, (u32, Option<u32>)>>,
+    /// When it was last said that ingest is refused.
+    told: Option<Instant>,
 }
 
 /// An open stream.
@@ -51,6 +56,7 @@ impl Run {
             lanes,
             seek,
             questions: FuturesUnordered::new(),
+            told: None,
         }
     }
 
@@ -233,8 +239,25 @@ impl Run {
         for result in response.results {
             self.lanes.on_result(result, now)?;
         }
+        self.tell_refusal(now);
         self.give_back();
         Ok(())
+    }
+
+    /// Says that ingest is refused for the moment, where that may last and a person may have to look. A full window comes
+    /// and goes.
+    fn tell_refusal(&mut self, now: Instant) {
+        let Some((interface, refusal)) = self.lanes.take_refusal() else {
+            return;
+        };
+        let lasts = matches!(
+            refusal.reason,
+            Reason::NodeFull | Reason::BacklogFull | Reason::Paused
+        );
+        if lasts && self.told.is_none_or(|told| now - told >= TOLD_EVERY) {
+            self.told = Some(now);
+            tracing::warn!(%interface, "ingest is refused for now, and tried again: {}", refusal.text);
+        }
     }
 
     /// Returns what was answered to the queue's room.

@@ -6,7 +6,10 @@ use crate::identity::Identity;
 use crate::net::Dial;
 use crate::raft::convert;
 use hyper_util::rt::TokioIo;
+use ordo_storage::Member;
 use ordo_wire::internal::v1 as proto;
+use ordo_wire::v1::GetClusterStatusRequest;
+use ordo_wire::v1::admin_service_client::AdminServiceClient;
 use proto::peer_service_client::PeerServiceClient;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -44,6 +47,8 @@ pub(crate) struct Peers {
     /// What the others showed to have.
     pub(crate) fences: Fences,
     channels: Arc<Mutex<BTreeMap<(String, Purpose), Channel>>>,
+    /// Where the membership says that nodes are now.
+    places: Arc<Mutex<BTreeMap<(u64, Uuid), String>>>,
 }
 
 impl Peers {
@@ -53,7 +58,30 @@ impl Peers {
             identity,
             fences: Fences::default(),
             channels: Arc::default(),
+            places: Arc::default(),
         }
+    }
+
+    /// Takes over where nodes are: openraft keeps a link as it was made when a member moves.
+    pub(crate) fn set_places<'a>(&self, members: impl Iterator<Item = (&'a u64, &'a Member)>) {
+        let places = members.map(|(node_id, member)| {
+            let name = (*node_id, member.storage_id);
+            (name, member.peer.clone())
+        });
+        *self
+            .places
+            .lock()
+            .expect("no code panics while it holds this lock") = places.collect();
+    }
+
+    /// Where a node is now, as far as the membership says; else at `address`.
+    pub(crate) fn place_of(&self, node: NodeName, address: &str) -> String {
+        let places = self
+            .places
+            .lock()
+            .expect("no code panics while it holds this lock");
+        let place = places.get(&(node.node_id, node.storage_id));
+        place.map_or_else(|| address.to_owned(), String::clone)
     }
 
     /// A client for the node at `address`. Connects when it is used, again whenever the connection was lost.
@@ -123,6 +151,14 @@ impl Peers {
             initialized: response.initialized,
             public: response.public_address,
         })
+    }
+
+    /// The data folder of the node that answers clients at `address`.
+    pub(crate) async fn storage_at(&self, address: &str) -> Result<Uuid, Status> {
+        let mut client = AdminServiceClient::new(self.channel(address)?);
+        let call = client.get_cluster_status(Request::new(GetClusterStatusRequest::default()));
+        let response = within(CALL_TIMEOUT, call).await?.into_inner();
+        Ok(convert::uuid(&response.storage_id)?)
     }
 
     /// Gives the node at `address` its cluster.

@@ -1,5 +1,6 @@
 //! Consensus: openraft, set up for Ordo, and the way nodes talk.
 
+mod ask_room;
 mod calls;
 mod convert;
 mod fence;
@@ -9,6 +10,7 @@ mod peer_service;
 mod recall;
 mod snapshot;
 
+pub(crate) use ask_room::ask_room;
 pub(crate) use calls::{KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, MESSAGE_BYTES_MAX, Peers, WINDOW_BYTES};
 pub(crate) use convert::bytes_of;
 pub use fence::Standing;

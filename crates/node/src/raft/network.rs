@@ -139,8 +139,9 @@ impl Reach {
 
 impl PeerLink {
     fn client(&self) -> Result<PeerServiceClient<Channel>, RPCError<TypeConfig>> {
+        let place = self.peers.place_of(self.to, &self.address);
         self.peers
-            .client(&self.address, self.purpose)
+            .client(&place, self.purpose)
             .map_err(|status| self.failed(&status))
     }
 

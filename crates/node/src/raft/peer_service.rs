@@ -7,6 +7,7 @@ use super::snapshot::Receiving;
 use super::{Machine, RaftOf, convert};
 use crate::identity::{Identity, IdentityError};
 use crate::net::Told;
+use crate::rooms::Rooms;
 use futures_util::{Stream, StreamExt, stream};
 use ordo_storage::StateStore;
 use ordo_wire::internal::v1 as proto;
@@ -29,6 +30,7 @@ pub(crate) struct PeerService<SM: Machine> {
     fences: Fences,
     store: StateStore,
     public: String,
+    rooms: Arc<Rooms>,
     installing: Arc<Mutex<()>>,
     /// The refusal that was logged last: a node that is refused calls again and again, and a stranger may say
     /// something else each time.
@@ -43,6 +45,7 @@ impl<SM: Machine> PeerService<SM> {
         fences: Fences,
         store: StateStore,
         public: String,
+        rooms: Arc<Rooms>,
     ) -> PeerServiceServer<Self> {
         PeerServiceServer::new(Self {
             raft,
@@ -50,6 +53,7 @@ impl<SM: Machine> PeerService<SM> {
             fences,
             store,
             public,
+            rooms,
             installing: Arc::default(),
             refused: std::sync::Mutex::default(),
         })
@@ -59,14 +63,16 @@ impl<SM: Machine> PeerService<SM> {
 
     /// Checks who calls whom. What is refused is a person's business: data of another cluster, or a node set up anew.
     fn check<T>(&self, request: &Request<T>) -> Result<NodeName, Status> {
-        check(request.metadata(), &self.identity).inspect_err(|status| {
+        let from = check(request.metadata(), &self.identity).inspect_err(|status| {
             let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
             let (last, told) = &mut *refused;
             if last != status.message() && told.may_tell() {
                 status.message().clone_into(last);
                 tracing::error!("a node's call was refused: {}", status.message());
             }
-        })
+        })?;
+        self.rooms.was_called();
+        Ok(from)
     }
 
     /// Checks a candidate's call. An append or a snapshot comes from a leader, whom a quorum checked so; there, only
@@ -307,6 +313,16 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
             term: shown.vote.term,
             node_id: shown.vote.node_id,
             index: shown.index,
+        }))
+    }
+
+    async fn get_room(
+        &self,
+        request: Request<proto::GetRoomRequest>,
+    ) -> Result<Response<proto::GetRoomResponse>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(proto::GetRoomResponse {
+            room: Some(self.rooms.own().to_proto()),
         }))
     }
 }

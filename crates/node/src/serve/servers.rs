@@ -160,6 +160,7 @@ pub(super) async fn spawn<R: Rules>(
         context.peers.fences.clone(),
         context.store.clone(),
         context.config.public_address(),
+        Arc::clone(&context.rooms),
     );
     let server = Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)

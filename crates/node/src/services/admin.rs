@@ -233,17 +233,9 @@ impl AdminService for Admin {
             public_address,
             replace,
         } = request.into_inner();
-        check_node_id(node_id)?;
-        if peer_address.is_empty() {
-            return Err(Failure::field(
-                "peer_address",
-                "peer_address is empty; host:port is expected",
-            )
-            .into());
-        }
         let node = PeerConfig {
-            node_id,
-            peer: peer_address,
+            node_id: check_node_id(node_id)?,
+            peer: check_peer_address(peer_address)?,
             public: public_address,
         };
         respond(
@@ -253,6 +245,24 @@ impl AdminService for Admin {
                 .await
                 .map(|()| v1::AddNodeResponse {}),
         )
+    }
+
+    async fn move_node(
+        &self,
+        request: Request<v1::MoveNodeRequest>,
+    ) -> Answer<v1::MoveNodeResponse> {
+        let v1::MoveNodeRequest {
+            node_id,
+            peer_address,
+            public_address,
+        } = request.into_inner();
+        let node = PeerConfig {
+            node_id: check_node_id(node_id)?,
+            peer: check_peer_address(peer_address)?,
+            public: public_address,
+        };
+        let moved = self.context.cluster.move_node(node).await;
+        respond(moved.map(|()| v1::MoveNodeResponse {}))
     }
 
     async fn promote_node(
@@ -294,6 +304,16 @@ impl AdminService for Admin {
             .transfer((node_id != 0).then_some(node_id))
             .await;
         respond(leader_id.map(|leader_id| v1::TransferLeadershipResponse { leader_id }))
+    }
+}
+
+fn check_peer_address(address: String) -> Result<String, Failure> {
+    match address.is_empty() {
+        true => Err(Failure::field(
+            "peer_address",
+            "peer_address is empty; host:port is expected",
+        )),
+        false => Ok(address),
     }
 }
 

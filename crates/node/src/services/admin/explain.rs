@@ -45,6 +45,9 @@ impl Admin {
                 sentence.push_str(&format!(" (last: {})", last.reason));
             }
         }
+        if let Some(why) = self.context.rooms.refusal() {
+            response.sentences.push(format!("ingest is refused: {why}"));
+        }
         Ok(response)
     }
 }
