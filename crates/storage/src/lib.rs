@@ -40,7 +40,7 @@ pub use mem_disk::MemDisk;
 pub use raft_log::{LogEntries, RaftLog};
 pub use rows::RowError;
 pub use runtime::OrdoRuntime;
-pub use snapshot_receive::SnapshotReceiver;
+pub use snapshot_receive::{ReceivedSnapshot, SnapshotHeld, SnapshotReceiver};
 pub use snapshot_send::{SnapshotChunk, SnapshotReader};
 pub use store::{Body, StateStore, StoreOptions, StoreStats};
 pub use store_error::StoreError;

@@ -1,13 +1,11 @@
 //! The loop that owns the state.
 
 use crate::machine::{Lump, MachineOptions, Observer, View};
-use crate::store::StateStore;
+use crate::store::{Old, Prepared, StateStore};
 use crate::store_error::StoreError;
 use crate::store_hash::{StateHash, hash};
 use crate::store_meta::Applied;
-use crate::types::{
-    Entry, EntryPayload, EntryReply, SnapshotFolder, SnapshotMeta, StoredMembership, TypeConfig,
-};
+use crate::types::{Entry, EntryPayload, EntryReply, StoredMembership, TypeConfig};
 use openraft::storage::ApplyResponder;
 use ordo_core::{Effect, Reply, Rules, Sound, State, invariants};
 use std::fmt;
@@ -26,12 +24,15 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What the loop can be asked to do.
 pub(crate) enum Job<E> {
     Apply(Vec<Committed>, Answer<()>),
-    Install(Box<SnapshotMeta>, SnapshotFolder, Answer<()>),
+    Install(Box<Prepared>, Answer<Replaced>),
     Event(E),
     Query(Query),
     Hash(Answer<StateHash>),
     Stop(Answer<()>),
 }
+
+/// What a snapshot replaced: it takes a while to let go of a large one.
+pub(crate) type Replaced = (State, Old);
 
 /// The loop that owns the state: plain synchronous steps, driven by a thread or, in a simulation, by a task.
 pub struct MachineLoop<O: Observer, R: Rules = Sound> {
@@ -125,8 +126,8 @@ impl<O: Observer, R: Rules> MachineLoop<O, R> {
                 let result = self.apply(entries);
                 let _ = done.send(result);
             }
-            Job::Install(meta, snapshot, done) => {
-                let result = self.install(&meta, &snapshot);
+            Job::Install(prepared, done) => {
+                let result = self.install(*prepared);
                 let _ = done.send(result);
             }
             Job::Event(event) => {
@@ -239,18 +240,14 @@ impl<O: Observer, R: Rules> MachineLoop<O, R> {
         })
     }
 
-    /// Replaces the state by a snapshot's.
-    fn install(
-        &mut self,
-        meta: &SnapshotMeta,
-        snapshot: &SnapshotFolder,
-    ) -> Result<(), StoreError> {
-        let (folder, files) = self.store.shelf().adopt(meta, &snapshot.path)?;
-        self.store.replace(&folder, &files)?;
-        self.load()?;
+    /// Replaces the state by a snapshot's. Returns the old one.
+    fn install(&mut self, prepared: Prepared) -> Result<Replaced, StoreError> {
+        let (state, old) = self.store.switch(prepared)?;
+        let state = std::mem::replace(&mut self.state, state);
+        self.applied = self.store.applied();
         self.observer
             .installed(view(&self.state, &self.store, &self.applied));
-        Ok(())
+        Ok((state, old))
     }
 
     fn load(&mut self) -> Result<(), StoreError> {

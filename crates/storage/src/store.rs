@@ -12,10 +12,11 @@ use crate::store_home::Home;
 use crate::store_memory::MemoryState;
 use crate::store_meta::{self, Applied};
 use crate::store_rows::StateRows;
-use crate::types::LogId;
+use crate::types::{LogId, SnapshotFolder, SnapshotMeta};
 use bytes::Bytes;
 use ordo_core::{
-    EventRow, Header, InterfaceId, Key, Mutation, Record, Row, Sequence, State, merge_headers,
+    EventRow, Header, InterfaceId, Key, Mutation, Record, Row, Sequence, State, invariants,
+    merge_headers,
 };
 use std::fmt;
 use std::path::Path;
@@ -71,6 +72,18 @@ pub struct StoreStats {
     pub cache_bytes: u64,
     /// The last applied index that no crash undoes; 0 before the first.
     pub flushed_index: u64,
+}
+
+/// A snapshot that has become the store of the next start, and waits to take this one's place.
+pub(crate) struct Prepared {
+    engine: Arc<dyn Engine>,
+    applied: Applied,
+    state: State,
+}
+
+/// A store that was replaced. Dropping it may close it and remove its files.
+pub(crate) struct Old {
+    _engine: Arc<dyn Engine>,
 }
 
 /// What is called once, at the first failure.
@@ -300,12 +313,22 @@ impl StateStore {
 
     /// Rebuilds the state in memory.
     pub(crate) fn load(&self) -> Result<State, StoreError> {
-        self.read(|engine| {
-            let mut rows = StateRows::new(engine.cursor(), self.inner.home.name());
-            let state = State::load(&mut rows);
-            rows.finish()?;
-            state.map_err(|error| self.inner.home.damage(error.to_string()))
-        })
+        self.read(|engine| self.load_from(engine))
+    }
+
+    fn load_from(&self, engine: &dyn Engine) -> Result<State, StoreError> {
+        let progress = self.inner.shelf.progress();
+        let mut rows = StateRows::new(engine.cursor(), self.inner.home.name());
+        let state = State::load(&mut rows.by_ref().inspect(|_| progress.made(1)));
+        rows.finish()?;
+        state.map_err(|error| self.inner.home.damage(error.to_string()))
+    }
+
+    /// How much was done for snapshots that come in, in bytes and rows. It grows as long as one is received, compared
+    /// with its checksums, or loaded; where it stands still, nothing is done.
+    #[must_use]
+    pub fn snapshot_progress(&self) -> u64 {
+        self.inner.shelf.progress().so_far()
     }
 
     /// Writes what a lump changed, with the log id it brings the state to, and the membership where it changed.
@@ -343,11 +366,43 @@ impl StateStore {
         self.inner.flushed_index.fetch_max(index, Ordering::AcqRel);
     }
 
-    /// Replaces the whole store by a checkpoint whose files are `files` in `folder`.
-    pub(crate) fn replace(&self, folder: &Path, files: &[String]) -> Result<(), StoreError> {
+    /// Makes a snapshot the store of the next start, and loads the state from it, while this store goes on. What takes
+    /// long is done here, on whatever thread this is called; [`StateStore::switch`] is quick.
+    pub(crate) fn prepare(
+        &self,
+        meta: &SnapshotMeta,
+        snapshot: &SnapshotFolder,
+    ) -> Result<Prepared, StoreError> {
+        let (folder, files) = self.shelf().adopt(meta, &snapshot.path)?;
         self.checked(|| {
-            let engine = self.inner.home.install(folder, files)?;
-            let applied = store_meta::read(&*engine, &self.inner.home.name())?;
+            let home = &self.inner.home;
+            let (engine, (applied, state)) = home.install(&folder, &files, |engine| {
+                let applied = store_meta::read(engine, &home.name())?;
+                let state = self.load_from(engine)?;
+                invariants::check(&state).map_err(|violation| StoreError::Invariant {
+                    index: applied.index(),
+                    what: violation.to_string(),
+                })?;
+                Ok((applied, state))
+            })?;
+            Ok(Prepared {
+                engine,
+                applied,
+                state,
+            })
+        })
+    }
+
+    /// Replaces the whole store by one that is prepared. The state is its; the old one's engine closes with the last
+    /// handle to it.
+    pub(crate) fn switch(&self, prepared: Prepared) -> Result<(State, Old), StoreError> {
+        let Prepared {
+            engine,
+            applied,
+            state,
+        } = prepared;
+        self.checked(|| {
+            engine.take_over();
             let old = std::mem::replace(
                 &mut *self
                     .inner
@@ -360,7 +415,7 @@ impl StateStore {
             lock(&self.inner.cache).clear();
             self.flushed_through(applied.index());
             *lock(&self.inner.applied) = applied;
-            Ok(())
+            Ok((state, Old { _engine: old }))
         })
     }
 

@@ -28,6 +28,9 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// a cursor.
     fn read_aside(self: Arc<Self>, done: Aside);
 
+    /// The engine is the one in use from now on.
+    fn take_over(&self) {}
+
     /// The engine is no longer wanted: its folder goes when the last handle does.
     fn retire(&self);
 
