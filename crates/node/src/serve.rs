@@ -20,7 +20,7 @@ use crate::net::{Dial, Listening, TcpDial};
 use crate::parts::Parts;
 use crate::proposer::{Proposer, RaftConsensus, WallClock};
 use crate::raft::{PeerNetwork, Peers, Raft, Standing, recall, settings};
-use crate::{http, room};
+use crate::{behind, http, room};
 use futures_util::FutureExt;
 pub use home::SimulatedStorage;
 use home::{Opened, Threads};
@@ -201,6 +201,7 @@ pub async fn start_with<P: Parts>(
     );
     let options = MachineOptions {
         check_invariants: seams.check_invariants,
+        steps: Some(metrics.steps()),
         ..MachineOptions::default()
     };
     let (mut machine, machine_loop) =
@@ -264,6 +265,8 @@ pub async fn start_with<P: Parts>(
     tasks.spawn(forget_old_records(proposer, machine, closing.clone()).map(Ok));
     // The room on this machine is none of a simulation's.
     if driver == Driver::Threads {
+        let (store, admission) = (context.store.clone(), Arc::clone(&context.admission));
+        tasks.spawn(behind::watch(store, admission, closing.clone()).map(Ok));
         tasks.spawn(
             room::watch(
                 Arc::clone(&context.config),

@@ -1,6 +1,6 @@
 //! The loop that owns the state.
 
-use crate::machine::{Lump, MachineOptions, Observer, View};
+use crate::machine::{Lump, MachineOptions, Observer, Step, View};
 use crate::store::{Old, Prepared, StateStore};
 use crate::store_error::StoreError;
 use crate::store_hash::{StateHash, hash};
@@ -11,6 +11,7 @@ use ordo_core::{Effect, Reply, Rules, Sound, State, invariants};
 use std::fmt;
 use std::marker::PhantomData;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
@@ -114,27 +115,42 @@ impl<O: Observer, R: Rules> MachineLoop<O, R> {
             }
             next = self.queue.try_recv().ok();
         }
+        let began = Instant::now();
         let view = view(&self.state, &self.store, &self.applied);
         self.observer.idle(view);
+        self.took(Step::Idle, began);
         true
+    }
+
+    fn took(&self, step: Step, began: Instant) {
+        if let Some(steps) = &self.options.steps {
+            (steps.0)(step, began.elapsed());
+        }
     }
 
     /// Does one job. Returns whether to go on.
     fn step(&mut self, job: Job<O::Event>) -> bool {
+        let began = Instant::now();
         match job {
             Job::Apply(entries, done) => {
                 let result = self.apply(entries);
                 let _ = done.send(result);
+                self.took(Step::Apply, began);
             }
             Job::Install(prepared, done) => {
                 let result = self.install(*prepared);
                 let _ = done.send(result);
+                self.took(Step::Install, began);
             }
             Job::Event(event) => {
                 let view = view(&self.state, &self.store, &self.applied);
                 self.observer.event(view, event);
+                self.took(Step::Event, began);
             }
-            Job::Query(query) => query(view(&self.state, &self.store, &self.applied)),
+            Job::Query(query) => {
+                query(view(&self.state, &self.store, &self.applied));
+                self.took(Step::Query, began);
+            }
             Job::Hash(answer) => self.hash(answer),
             Job::Stop(done) => {
                 self.queue.close();
@@ -175,7 +191,10 @@ impl<O: Observer, R: Rules> MachineLoop<O, R> {
             }
             self.check(last_log_id.index)
         })?;
-        store.write(self.state.take_mutations(), applied.clone())?;
+        let mutations = self.state.take_mutations();
+        let began = Instant::now();
+        store.write(mutations, applied.clone())?;
+        self.took(Step::Write, began);
         self.applied = applied;
         let lump = Lump {
             last_log_id,

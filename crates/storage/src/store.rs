@@ -12,6 +12,7 @@ use crate::store_home::Home;
 use crate::store_memory::MemoryState;
 use crate::store_meta::{self, Applied};
 use crate::store_rows::StateRows;
+use crate::store_warm;
 use crate::types::{LogId, SnapshotFolder, SnapshotMeta};
 use bytes::Bytes;
 use ordo_core::{
@@ -22,6 +23,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use tokio::sync::Semaphore;
 
 /// How the state store is bounded.
 #[derive(Debug, Clone)]
@@ -109,6 +111,7 @@ struct Inner {
     flushed_index: AtomicU64,
     failure: OnceLock<StoreError>,
     on_failure: Mutex<Option<OnFailure>>,
+    readers: Semaphore,
     shelf: SnapshotShelf,
 }
 
@@ -157,6 +160,7 @@ impl StateStore {
                 applied: Mutex::new(applied),
                 failure: OnceLock::new(),
                 on_failure: Mutex::new(None),
+                readers: store_warm::readers(),
                 shelf,
             }),
         })
@@ -304,6 +308,30 @@ impl StateStore {
             Home::Folder(_) => Driver::Threads,
             Home::Memory(_) => Driver::Tasks,
         }
+    }
+
+    /// Why writes are about to be held up, where they are. More must not come then.
+    #[must_use]
+    pub fn behind(&self) -> Option<String> {
+        self.engine().behind()
+    }
+
+    /// Bodies of recent messages.
+    pub(crate) fn cache(&self) -> &Mutex<BodyCache> {
+        &self.inner.cache
+    }
+
+    /// Who reads bodies ahead.
+    pub(crate) fn readers(&self) -> &Semaphore {
+        &self.inner.readers
+    }
+
+    /// Reads a value, and says how long it is; 0 where there is none. Errors are told by whoever reads it next.
+    pub(crate) fn stored_bytes(&self, key: &Key) -> usize {
+        let mut bytes = Vec::with_capacity(48);
+        keys::encode(key, &mut bytes);
+        let value = self.engine().get(&bytes);
+        value.ok().flatten().map_or(0, |value| value.len())
     }
 
     /// The snapshots.

@@ -34,6 +34,11 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// The engine is no longer wanted: its folder goes when the last handle does.
     fn retire(&self);
 
+    /// Why writes are about to be held up, where they are: what is written comes faster than the disk takes it.
+    fn behind(&self) -> Option<String> {
+        None
+    }
+
     /// Sizes, for metrics.
     fn sizes(&self) -> Sizes;
 }
