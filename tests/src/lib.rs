@@ -1,8 +1,10 @@
 //! What the end-to-end tests share: clusters of real `ordo serve` processes on loopback, and bounded waiting.
 
+pub mod carry;
 pub mod harm;
 pub mod hostile;
 mod journal;
+pub mod large;
 pub mod load;
 pub mod mllp;
 pub mod namespaces;

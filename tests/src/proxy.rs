@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -39,6 +39,8 @@ pub enum Way {
     Open,
     /// This much later.
     Slow(Duration),
+    /// So many bytes a second, on each connection.
+    Narrow(u64),
     /// Not at all, and nobody is told: no byte, no end of a connection.
     Hole,
     /// Connections end at once, and new ones are reset.
@@ -47,10 +49,14 @@ pub enum Way {
 
 type Ways = BTreeMap<(End, End), Way>;
 
+/// Bytes that got through, by way.
+type Carried = Arc<Mutex<BTreeMap<(End, End), u64>>>;
+
 /// The network of one cluster.
 #[derive(Debug)]
 pub struct Net {
     ways: watch::Sender<Ways>,
+    carried: Carried,
     public: Vec<SocketAddr>,
     proxies: JoinSet<()>,
 }
@@ -63,6 +69,7 @@ impl Net {
     pub async fn between(nodes: &Nodes) -> Result<Self> {
         let mut net = Self {
             ways: watch::Sender::default(),
+            carried: Carried::default(),
             public: Vec::new(),
             proxies: JoinSet::new(),
         };
@@ -80,6 +87,7 @@ impl Net {
                     to: End::Node(place),
                     behind,
                     ways: net.ways.subscribe(),
+                    carried: Arc::clone(&net.carried),
                     configs: configs.clone().into(),
                 };
                 net.proxies.spawn(proxy.run(listener));
@@ -124,6 +132,13 @@ impl Net {
         }
     }
 
+    /// How many bytes got from one end to another so far.
+    #[must_use]
+    pub fn carried(&self, from: End, to: End) -> u64 {
+        let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        carried.get(&(from, to)).copied().unwrap_or_default()
+    }
+
     /// Everything is as it was in the beginning.
     pub fn heal(&self) {
         self.ways.send_modify(BTreeMap::clear);
@@ -135,6 +150,7 @@ struct Proxy {
     to: End,
     behind: SocketAddr,
     ways: watch::Receiver<Ways>,
+    carried: Carried,
     configs: Arc<[PathBuf]>,
 }
 
@@ -149,10 +165,11 @@ impl Proxy {
             let configs = Arc::clone(&self.configs);
             let found = tokio::task::spawn_blocking(move || caller(from, own, &configs));
             let (to, behind, ways) = (self.to, self.behind, self.ways.clone());
+            let carried = Arc::clone(&self.carried);
             connections.spawn(async move {
                 // A process that is gone has nothing to say.
                 if let Ok(Some(from)) = found.await {
-                    let _ = connection(stream, behind, (from, to), ways).await;
+                    let _ = connection(stream, behind, (from, to), (ways, carried)).await;
                 }
             });
             while connections.try_join_next().is_some() {}
@@ -164,11 +181,11 @@ async fn connection(
     near: TcpStream,
     behind: SocketAddr,
     (from, to): (End, End),
-    ways: watch::Receiver<Ways>,
+    (ways, carried): (watch::Receiver<Ways>, Carried),
 ) -> std::io::Result<()> {
     let (mut there, mut back) = (
-        Direction::new(from, to, &ways),
-        Direction::new(to, from, &ways),
+        Direction::new(from, to, &ways, &carried),
+        Direction::new(to, from, &ways, &carried),
     );
     // A reset, as from a machine that knows nothing of the connection.
     near.set_zero_linger()?;
@@ -191,13 +208,15 @@ async fn connection(
 struct Direction {
     key: (End, End),
     ways: watch::Receiver<Ways>,
+    carried: Carried,
 }
 
 impl Direction {
-    fn new(from: End, to: End, ways: &watch::Receiver<Ways>) -> Self {
+    fn new(from: End, to: End, ways: &watch::Receiver<Ways>, carried: &Carried) -> Self {
         Self {
             key: (from, to),
             ways: ways.clone(),
+            carried: Arc::clone(carried),
         }
     }
 
@@ -213,7 +232,7 @@ impl Direction {
     async fn passes(&mut self) -> bool {
         loop {
             match self.now() {
-                Way::Open => return true,
+                Way::Open | Way::Narrow(_) => return true,
                 Way::Cut => return false,
                 Way::Slow(late) => {
                     tokio::time::sleep(late).await;
@@ -254,7 +273,15 @@ impl Direction {
             }
             match read? {
                 0 => return Ok(()),
-                read => to.write_all(&chunk[..read]).await?,
+                read => {
+                    if let Way::Narrow(bytes_a_second) = self.now() {
+                        let seconds = read as f64 / bytes_a_second.max(1) as f64;
+                        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+                    }
+                    to.write_all(&chunk[..read]).await?;
+                    let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+                    *carried.entry(self.key).or_default() += read as u64;
+                }
             }
         }
     }

@@ -6,6 +6,8 @@
 //                           there before, and every sync of any file, which it makes slow. From that and the files as they are, the
 //                           images that a power loss could have left can be made. See power.rs.
 //
+//   ORDO_SHIM_SLOW=MS       every fsync and fdatasync takes that much longer.
+//
 //   ORDO_SHIM_KILL="POINT N" kills the process at the N-th time it gets to a point. The points are its calls to the
 //                           system, which are where a crash makes a difference: before a write to the log, in its
 //                           middle, before and after its sync, the same of META (votes and the purge point), before a
@@ -123,6 +125,8 @@ static int synced(int fd, int (*real)(int)) {
         errno = EIO;
         return -1;
     }
+    const char *slow_ms = getenv("ORDO_SHIM_SLOW");
+    if (slow_ms != NULL) usleep(1000 * (useconds_t)atoi(slow_ms));
     enum what what = point[0] ? what_is(fd) : OTHER;
     pass(what == SEGMENT ? "log-sync" : what == META ? "vote-sync" : what == TABLE ? "table-sync" : "other-sync");
     struct stat is;

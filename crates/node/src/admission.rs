@@ -24,6 +24,8 @@ pub struct Admission {
     full: Mutex<Option<String>>,
     /// Messages that an interface may hold; near a limit fewer than the one that holds most.
     held_max: AtomicU64,
+    /// Why it takes nothing more for the moment, when its disk does not keep up.
+    behind: Mutex<Option<String>>,
     subscriptions: AtomicUsize,
 }
 
@@ -77,6 +79,7 @@ impl Admission {
             bytes_max,
             full: Mutex::new(None),
             held_max: AtomicU64::new(u64::MAX),
+            behind: Mutex::new(None),
             subscriptions: AtomicUsize::new(0),
         })
     }
@@ -96,6 +99,11 @@ impl Admission {
             most.unwrap_or(0).saturating_mul(left) / 1_000
         });
         self.held_max.store(held_max, Ordering::Relaxed);
+    }
+
+    /// Says why the node takes nothing more until its disk has caught up, or that it keeps up.
+    pub(crate) fn set_behind(&self, why: Option<String>) {
+        *self.behind.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// The view of the interface called `name`, if there is one yet.
@@ -187,6 +195,10 @@ impl Admission {
             let full = full.as_ref().map(|why| node_full(why.clone()));
             full.or_else(|| self.holds_most(view))
         };
+        let refusal = refusal.or_else(|| {
+            let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+            behind.as_ref().map(|why| node_full(why.clone()))
+        });
         if refusal.is_some() {
             return (room, 0, refusal);
         }

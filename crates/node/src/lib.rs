@@ -6,6 +6,7 @@
 //! up to two cores.
 
 pub mod admission;
+mod behind;
 pub mod config;
 pub mod context;
 pub mod error;

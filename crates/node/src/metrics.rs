@@ -1,5 +1,6 @@
 //! What is counted, for Prometheus. No label has more values than the protocol has names.
 
+use ordo_storage::{Step, StepWatch};
 use ordo_wire::v1::Reason;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -7,6 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use std::sync::Arc;
 
 /// One label and its value, both from a fixed list.
 pub type Label = [(&'static str, &'static str); 1];
@@ -49,6 +51,10 @@ pub struct Metrics {
     pub proposal_bytes: Gauge,
     /// From proposal to applied.
     pub proposal_seconds: Histogram,
+    /// What the machine's thread does, by `step`: nothing else happens there meanwhile.
+    pub machine_step_seconds: Family<Label, Histogram, fn() -> Histogram>,
+    /// Reading what a stream is to send and what is not in memory any more.
+    pub body_read_seconds: Histogram,
     /// Where consensus stands.
     pub raft: RaftMetrics,
     /// What is on the disk and in memory.
@@ -112,6 +118,10 @@ impl Default for Metrics {
             proposals_in_flight: Gauge::default(),
             proposal_bytes: Gauge::default(),
             proposal_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
+            machine_step_seconds: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.000_1, 4.0, 10))
+            }),
+            body_read_seconds: Histogram::new(exponential_buckets(0.000_1, 4.0, 10)),
             raft: RaftMetrics::default(),
             storage: StorageMetrics::default(),
         };
@@ -193,6 +203,16 @@ impl Metrics {
             "From proposal to applied",
             self.proposal_seconds.clone(),
         );
+        r.register(
+            "machine_step_seconds",
+            "Steps of the one thread that owns the state, by step",
+            self.machine_step_seconds.clone(),
+        );
+        r.register(
+            "body_read_seconds",
+            "Reading payloads from the disk for a stream",
+            self.body_read_seconds.clone(),
+        );
         r.register("raft_term", "Raft term", self.raft.term.clone());
         r.register(
             "raft_leader",
@@ -266,6 +286,28 @@ impl Metrics {
         self.refusals.get_or_create(&[("reason", reason)]).inc();
     }
 
+    /// Who tells the machine's thread's steps.
+    #[must_use]
+    pub fn steps(&self) -> StepWatch {
+        let steps = [
+            Step::Apply,
+            Step::Write,
+            Step::Install,
+            Step::Event,
+            Step::Query,
+            Step::Idle,
+        ];
+        let seconds = steps.map(|step| {
+            let label = [("step", step.name())];
+            (step, self.machine_step_seconds.get_or_create_owned(&label))
+        });
+        StepWatch(Arc::new(move |taken, took| {
+            if let Some((_, seconds)) = seconds.iter().find(|(step, _)| *step == taken) {
+                seconds.observe(took.as_secs_f64());
+            }
+        }))
+    }
+
     /// Counts one report that was applied.
     pub fn reported(&self, outcome: &'static str) {
         self.reports.get_or_create(&[("outcome", outcome)]).inc();
@@ -312,7 +354,9 @@ pub fn gauge_of(number: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::Metrics;
+    use ordo_storage::Step;
     use ordo_wire::v1::Reason;
+    use std::time::Duration;
 
     #[test]
     fn counters_have_their_names_and_labels() {
@@ -322,6 +366,7 @@ mod tests {
         metrics.reported("retry");
         let stream = metrics.stream("work");
         metrics.raft.term.set(7);
+        (metrics.steps().0)(Step::Apply, Duration::from_millis(300));
         let text = metrics.text();
         for line in [
             "ordo_ingested_total 3",
@@ -329,6 +374,8 @@ mod tests {
             "ordo_reports_total{outcome=\"retry\"} 1",
             "ordo_streams{service=\"work\"} 1",
             "ordo_raft_term 7",
+            "ordo_machine_step_seconds_count{step=\"apply\"} 1",
+            "ordo_machine_step_seconds_count{step=\"install\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }

@@ -21,7 +21,7 @@ use crate::parts::Parts;
 use crate::proposer::{Proposer, RaftConsensus, WallClock};
 use crate::raft::{PeerNetwork, Peers, Raft, Standing, recall, settings};
 use crate::rooms::{self, Rooms};
-use crate::{http, room};
+use crate::{behind, http, room};
 use futures_util::FutureExt;
 pub use home::SimulatedStorage;
 use home::{Opened, Threads};
@@ -215,6 +215,7 @@ pub async fn start_with<P: Parts>(
     );
     let options = MachineOptions {
         check_invariants: seams.check_invariants,
+        steps: Some(metrics.steps()),
         ..MachineOptions::default()
     };
     let (mut machine, machine_loop) =
@@ -278,6 +279,11 @@ pub async fn start_with<P: Parts>(
     tasks.spawn(timers.run(context.machine.clone(), closing.clone()).map(Ok));
     let (proposer, machine) = (context.proposer.clone(), context.machine.clone());
     tasks.spawn(forget_old_records(proposer, machine, closing.clone()).map(Ok));
+    // The disk of this machine is none of a simulation's.
+    if driver == Driver::Threads {
+        let (store, admission) = (context.store.clone(), Arc::clone(&context.admission));
+        tasks.spawn(behind::watch(store, admission, closing.clone()).map(Ok));
+    }
     watch_rooms(&context, seams.room, driver, &closing, tasks);
     let (raft, log_bytes) = (context.raft.clone(), context.config.raft.log_bytes);
     tasks.spawn(compact::watch(raft, log.clone(), log_bytes, closing.clone()).map(Ok));

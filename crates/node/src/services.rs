@@ -14,6 +14,7 @@ use crate::leader::{Event, SessionId};
 use crate::proposer::{ProposeError, RunId, Standing, headers_weight};
 use openraft::async_runtime::WatchReceiver;
 use ordo_core::{Interface, InterfaceId, Rules, State};
+use ordo_storage::BodyPlace;
 use ordo_wire::status::Failure;
 use ordo_wire::v1::Reason;
 use ordo_wire::v1::admin_service_server::AdminServiceServer;
@@ -69,6 +70,16 @@ pub fn router<R: Rules>(context: Arc<Context>) -> Routes {
         .add_service(work.max_encoding_message_size(FRAME_BYTES_MAX))
         .add_service(delivery.max_encoding_message_size(FRAME_BYTES_MAX))
         .add_service(admin.max_encoding_message_size(FRAME_BYTES_MAX))
+}
+
+/// Has in memory what a stream is about to send. An async thread must not wait for a disk: all others would, too.
+async fn read_ahead(context: &Context, places: &[BodyPlace]) {
+    if let Some(took) = context.store.warm(places, FRAME_BYTES).await {
+        context
+            .metrics
+            .body_read_seconds
+            .observe(took.as_secs_f64());
+    }
 }
 
 /// A stream that has always another frame ready would keep the node's thread for as long as its buffers last.

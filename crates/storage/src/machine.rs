@@ -15,6 +15,8 @@ use crate::store_hash::StateHash;
 use crate::types::LogId;
 use ordo_core::{Effect, Rules, Sound, State};
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
@@ -73,6 +75,48 @@ pub struct Lump {
     pub effects: Vec<Effect>,
 }
 
+/// A kind of step on the machine's thread. While one is taken nothing else is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A lump of entries, from the first to the replies, its write included.
+    Apply,
+    /// What of that waits for the store to take a lump's changes.
+    Write,
+    /// A snapshot takes the state's place.
+    Install,
+    /// An event for the observer.
+    Event,
+    /// A question.
+    Query,
+    /// The end of a burst.
+    Idle,
+}
+
+impl Step {
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Apply => "apply",
+            Self::Write => "write",
+            Self::Install => "install",
+            Self::Event => "event",
+            Self::Query => "query",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+/// Is told of every step and how long it took, on the machine's thread.
+#[derive(Clone)]
+pub struct StepWatch(pub Arc<dyn Fn(Step, Duration) + Send + Sync>);
+
+impl fmt::Debug for StepWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StepWatch")
+    }
+}
+
 /// How the machine runs.
 #[derive(Debug, Clone)]
 pub struct MachineOptions {
@@ -84,6 +128,8 @@ pub struct MachineOptions {
     pub check_invariants: bool,
     /// Whether log indexes may be left out, which means damage everywhere but in openraft's own storage suite.
     pub allow_gaps: bool,
+    /// Who is told how long the machine's steps take. Time decides nothing there.
+    pub steps: Option<StepWatch>,
 }
 
 impl Default for MachineOptions {
@@ -93,6 +139,7 @@ impl Default for MachineOptions {
             lump_bytes_max: 4 << 20,
             check_invariants: false,
             allow_gaps: false,
+            steps: None,
         }
     }
 }

@@ -1,18 +1,17 @@
 //! The loop that owns the state.
 
-use crate::machine::{Lump, MachineOptions, Observer, View};
-use crate::store::StateStore;
+use crate::machine::{Lump, MachineOptions, Observer, Step, View};
+use crate::store::{Old, Prepared, StateStore};
 use crate::store_error::StoreError;
 use crate::store_hash::{StateHash, hash};
 use crate::store_meta::Applied;
-use crate::types::{
-    Entry, EntryPayload, EntryReply, SnapshotFolder, SnapshotMeta, StoredMembership, TypeConfig,
-};
+use crate::types::{Entry, EntryPayload, EntryReply, StoredMembership, TypeConfig};
 use openraft::storage::ApplyResponder;
 use ordo_core::{Effect, Reply, Rules, Sound, State, invariants};
 use std::fmt;
 use std::marker::PhantomData;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
@@ -26,12 +25,15 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What the loop can be asked to do.
 pub(crate) enum Job<E> {
     Apply(Vec<Committed>, Answer<()>),
-    Install(Box<SnapshotMeta>, SnapshotFolder, Answer<()>),
+    Install(Box<Prepared>, Answer<Replaced>),
     Event(E),
     Query(Query),
     Hash(Answer<StateHash>),
     Stop(Answer<()>),
 }
+
+/// What a snapshot replaced: it takes a while to let go of a large one.
+pub(crate) type Replaced = (State, Old);
 
 /// The loop that owns the state: plain synchronous steps, driven by a thread or, in a simulation, by a task.
 pub struct MachineLoop<O: Observer, R: Rules = Sound> {
@@ -113,27 +115,42 @@ impl<O: Observer, R: Rules> MachineLoop<O, R> {
             }
             next = self.queue.try_recv().ok();
         }
+        let began = Instant::now();
         let view = view(&self.state, &self.store, &self.applied);
         self.observer.idle(view);
+        self.took(Step::Idle, began);
         true
+    }
+
+    fn took(&self, step: Step, began: Instant) {
+        if let Some(steps) = &self.options.steps {
+            (steps.0)(step, began.elapsed());
+        }
     }
 
     /// Does one job. Returns whether to go on.
     fn step(&mut self, job: Job<O::Event>) -> bool {
+        let began = Instant::now();
         match job {
             Job::Apply(entries, done) => {
                 let result = self.apply(entries);
                 let _ = done.send(result);
+                self.took(Step::Apply, began);
             }
-            Job::Install(meta, snapshot, done) => {
-                let result = self.install(&meta, &snapshot);
+            Job::Install(prepared, done) => {
+                let result = self.install(*prepared);
                 let _ = done.send(result);
+                self.took(Step::Install, began);
             }
             Job::Event(event) => {
                 let view = view(&self.state, &self.store, &self.applied);
                 self.observer.event(view, event);
+                self.took(Step::Event, began);
             }
-            Job::Query(query) => query(view(&self.state, &self.store, &self.applied)),
+            Job::Query(query) => {
+                query(view(&self.state, &self.store, &self.applied));
+                self.took(Step::Query, began);
+            }
             Job::Hash(answer) => self.hash(answer),
             Job::Stop(done) => {
                 self.queue.close();
@@ -174,7 +191,10 @@ impl<O: Observer, R: Rules> MachineLoop<O, R> {
             }
             self.check(last_log_id.index)
         })?;
-        store.write(self.state.take_mutations(), applied.clone())?;
+        let mutations = self.state.take_mutations();
+        let began = Instant::now();
+        store.write(mutations, applied.clone())?;
+        self.took(Step::Write, began);
         self.applied = applied;
         let lump = Lump {
             last_log_id,
@@ -239,18 +259,14 @@ impl<O: Observer, R: Rules> MachineLoop<O, R> {
         })
     }
 
-    /// Replaces the state by a snapshot's.
-    fn install(
-        &mut self,
-        meta: &SnapshotMeta,
-        snapshot: &SnapshotFolder,
-    ) -> Result<(), StoreError> {
-        let (folder, files) = self.store.shelf().adopt(meta, &snapshot.path)?;
-        self.store.replace(&folder, &files)?;
-        self.load()?;
+    /// Replaces the state by a snapshot's. Returns the old one.
+    fn install(&mut self, prepared: Prepared) -> Result<Replaced, StoreError> {
+        let (state, old) = self.store.switch(prepared)?;
+        let state = std::mem::replace(&mut self.state, state);
+        self.applied = self.store.applied();
         self.observer
             .installed(view(&self.state, &self.store, &self.applied));
-        Ok(())
+        Ok((state, old))
     }
 
     fn load(&mut self) -> Result<(), StoreError> {

@@ -74,8 +74,17 @@ impl<E: Send + 'static> RaftStateMachine<TypeConfig> for Machine<E> {
         meta: &SnapshotMeta,
         snapshot: SnapshotFolder,
     ) -> Result<(), io::Error> {
-        let meta = Box::new(meta.clone());
-        Ok(self.run(|done| Job::Install(meta, snapshot, done)).await?)
+        // No entry is applied meanwhile, but the machine's thread has questions to answer: it gets a loaded state.
+        let (store, meta) = (self.store.clone(), meta.clone());
+        let prepare = move || store.prepare(&meta, &snapshot);
+        let prepared = self.store.home().aside("ordo-install", prepare).await?;
+        let prepared = Box::new(prepared);
+        let replaced = self.run(|done| Job::Install(prepared, done)).await?;
+        let let_go = move || {
+            drop(replaced);
+            Ok(())
+        };
+        Ok(self.store.home().aside("ordo-let-go", let_go).await?)
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {

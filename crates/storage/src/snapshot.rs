@@ -3,13 +3,16 @@
 //! ```text
 //! snapshots/00000000000000001234-7     through log index 1234, of term 7
 //! snapshots/building                   being made
-//! snapshots/receiving-3                coming from the leader
+//! snapshots/receiving                  coming from the leader, or what came of one before the transfer broke off
+//! snapshots/copying                    being copied from elsewhere
 //! ```
 //! Installing one goes: verify every file; rename the received folder to its place here; put its table files, as hard
-//! links, into a new folder under `state` and rename that to be the store in use (see `store_folder.rs`). A crash
-//! before the first rename leaves the old state and nothing else. Between the two it leaves the old state and a
-//! snapshot that is ahead of it, which openraft has installed again at the next start. After the second the new state
-//! is there.
+//! links, into a new folder under `state`, load the state from there and rename that to be the store in use (see
+//! `store_folder.rs`). A crash before the first rename leaves the old state, and files that the next transfer need not
+//! send again. Between the two it leaves the old state and a snapshot that is ahead of it, which openraft has
+//! installed again at the next start. After the second the new state is there.
+//!
+//! What broke off stays until a transfer wants its files, or lets go of them, or the node makes a snapshot itself.
 
 use crate::snapshot_manifest::Manifest;
 use crate::store::{StateStore, lock};
@@ -23,9 +26,11 @@ use crate::types::{Snapshot, SnapshotFolder, SnapshotMeta};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 const BUILDING: &str = "building";
-const RECEIVING: &str = "receiving-";
+const RECEIVING: &str = "receiving";
+const COPYING: &str = "copying";
 
 /// The `snapshots` folder.
 pub(crate) struct SnapshotShelf {
@@ -35,13 +40,29 @@ pub(crate) struct SnapshotShelf {
     newest: Mutex<Option<Kept>>,
     /// One is built at a time.
     building: Mutex<()>,
-    received: AtomicU64,
+    /// One is received at a time, from its first byte until it is installed.
+    receiving: Arc<AsyncMutex<()>>,
+    progress: Progress,
+}
+
+/// What was done for snapshots that come in, in bytes and rows: it grows as long as something is done.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    pub(crate) fn made(&self, by: u64) {
+        self.0.fetch_add(by, Ordering::AcqRel);
+    }
+
+    pub(crate) fn so_far(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 #[derive(Clone)]
-struct Kept {
-    manifest: Manifest,
-    path: PathBuf,
+pub(crate) struct Kept {
+    pub(crate) manifest: Manifest,
+    pub(crate) path: PathBuf,
 }
 
 impl Kept {
@@ -65,7 +86,8 @@ impl SnapshotShelf {
         assert!(kept_max >= 1, "the newest snapshot is always kept");
         make_folder(folder)?;
         for name in list(folder)? {
-            if name == BUILDING || name.starts_with(RECEIVING) {
+            // What was received of a snapshot is worth keeping: it may be hours' worth of a slow line.
+            if name == BUILDING || name == COPYING {
                 remove_folder(&folder.join(name))?;
             }
         }
@@ -75,7 +97,8 @@ impl SnapshotShelf {
             home,
             newest: Mutex::new(None),
             building: Mutex::new(()),
-            received: AtomicU64::new(0),
+            receiving: Arc::default(),
+            progress: Progress::default(),
         };
         if let Some(name) = shelf.names()?.pop() {
             let path = folder.join(name);
@@ -113,7 +136,7 @@ impl SnapshotShelf {
             applied.index() >= applied_before,
             "a checkpoint begins with a flush of everything applied"
         );
-        let known = lock(&self.newest).clone();
+        let known = self.newest_kept();
         let known = known
             .as_ref()
             .map(|kept| (kept.path.as_path(), &kept.manifest));
@@ -126,6 +149,10 @@ impl SnapshotShelf {
         let kept = self.keep(path, manifest)?;
         // Its table files are the store's own, so that the store is durable as far as it.
         store.flushed_through(applied.index());
+        // A node that has the entries needs nobody's snapshot.
+        if let Ok(_free) = self.receiving.try_lock() {
+            remove_folder(&self.folder.join(RECEIVING))?;
+        }
         Ok(kept.snapshot())
     }
 
@@ -140,7 +167,7 @@ impl SnapshotShelf {
             let what = format!("it covers {}, not {meta}", manifest.meta);
             return Err(StoreError::snapshot(from, what));
         }
-        manifest.verify(from)?;
+        manifest.verify(from, &self.progress)?;
         // Already in its place: it is installed again after a crash.
         if let Some(there) = lock(&self.newest)
             .as_ref()
@@ -162,18 +189,32 @@ impl SnapshotShelf {
         }
     }
 
-    /// A new folder for a snapshot that comes in.
-    pub(crate) fn receiving(&self) -> Result<PathBuf, StoreError> {
-        let number = self.received.fetch_add(1, Ordering::Relaxed);
-        let path = self.folder.join(format!("{RECEIVING}{number}"));
-        remove_folder(&path)?;
+    /// The folder of the snapshot that comes in, with what an earlier transfer left there, for whoever holds the guard.
+    /// `None` while another one has it.
+    pub(crate) fn receiving(&self) -> Result<Option<(PathBuf, OwnedMutexGuard<()>)>, StoreError> {
+        let Ok(alone) = Arc::clone(&self.receiving).try_lock_owned() else {
+            return Ok(None);
+        };
+        let path = self.folder.join(RECEIVING);
         make_folder(&path)?;
-        Ok(path)
+        Ok(Some((path, alone)))
+    }
+
+    /// What is done for snapshots that come in.
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The newest snapshot, with its files.
+    pub(crate) fn newest_kept(&self) -> Option<Kept> {
+        lock(&self.newest).clone()
     }
 
     /// Copies a snapshot that is not this node's own into this folder.
     fn copy(&self, from: &Path, manifest: &Manifest) -> Result<PathBuf, StoreError> {
-        let path = self.receiving()?;
+        let path = self.folder.join(COPYING);
+        remove_folder(&path)?;
+        make_folder(&path)?;
         for file in &manifest.files {
             link_or_copy(&from.join(&file.name), &path.join(&file.name))?;
         }

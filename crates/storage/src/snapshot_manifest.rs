@@ -1,6 +1,7 @@
 //! A snapshot's manifest: what it covers, and its files with their checksums.
 
 use crate::rows::{decode_fields, encode_fields};
+use crate::snapshot::Progress;
 use crate::store_error::StoreError;
 use crate::store_folder::sync_file;
 use crate::store_meta::{Applied, LogIdRow, MembershipRow};
@@ -64,7 +65,7 @@ impl Manifest {
             files.push(match shared {
                 Some(file) => file,
                 None => {
-                    let (bytes, crc32c) = checksum(&path)?;
+                    let (bytes, crc32c) = checksum(&path, &Progress::default())?;
                     SnapshotFile {
                         name: name.clone(),
                         bytes,
@@ -139,7 +140,7 @@ impl Manifest {
     }
 
     /// Reads every file in `folder` and compares it.
-    pub(crate) fn verify(&self, folder: &Path) -> Result<(), StoreError> {
+    pub(crate) fn verify(&self, folder: &Path, progress: &Progress) -> Result<(), StoreError> {
         for file in &self.files {
             let path = folder.join(&file.name);
             if !path.is_file() {
@@ -148,7 +149,7 @@ impl Manifest {
                     format!("{} is missing", file.name),
                 ));
             }
-            let (bytes, crc32c) = checksum(&path)?;
+            let (bytes, crc32c) = checksum(&path, progress)?;
             if bytes != file.bytes {
                 let what = format!("{} has {bytes} bytes instead of {}", file.name, file.bytes);
                 return Err(StoreError::snapshot(folder, what));
@@ -166,6 +167,11 @@ impl Manifest {
     /// The last log index it covers; 0 for none.
     pub(crate) fn index(&self) -> u64 {
         self.meta.last_log_id.map_or(0, |log_id| log_id.index)
+    }
+
+    /// Whether it names that very file: the same name, length and checksum.
+    pub(crate) fn has(&self, file: &SnapshotFile) -> bool {
+        self.files.contains(file)
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -190,7 +196,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
 }
 
 /// A file's length and CRC-32C.
-fn checksum(path: &Path) -> Result<(u64, u32), StoreError> {
+pub(crate) fn checksum(path: &Path, progress: &Progress) -> Result<(u64, u32), StoreError> {
     let read = || -> io::Result<(u64, u32)> {
         let mut file = File::open(path)?;
         let mut buffer = vec![0; READ_BYTES];
@@ -201,6 +207,7 @@ fn checksum(path: &Path) -> Result<(u64, u32), StoreError> {
                 n => {
                     bytes += n as u64;
                     crc = crc32c::crc32c_append(crc, &buffer[..n]);
+                    progress.made(n as u64);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! A snapshot on its way out, in chunks.
 
 use crate::snapshot_manifest::{MANIFEST, Manifest};
+use crate::snapshot_receive::SnapshotHeld;
 use crate::store_error::StoreError;
 use crate::types::{SnapshotFolder, SnapshotMeta};
 use bytes::Bytes;
@@ -9,6 +10,9 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+/// Bytes read at once of what the receiver has.
+const READ_BYTES: usize = 1 << 20;
 
 /// Reads a snapshot's files in chunks, the manifest first.
 ///
@@ -32,6 +36,8 @@ struct Outgoing {
     /// The checksum of what was read so far, and what it must be at the end; the manifest has one inside.
     crc32c: u32,
     expected_crc32c: Option<u32>,
+    /// Bytes at the beginning that the receiver has.
+    held: u64,
 }
 
 /// A part of a snapshot's file.
@@ -108,6 +114,31 @@ impl SnapshotReader {
         self.bytes
     }
 
+    /// Leaves out what the receiver has; to be said between the manifest's last chunk and the next one.
+    ///
+    /// # Errors
+    /// When it claims to have more than there is.
+    pub fn leave_out(&mut self, held: &[SnapshotHeld]) -> Result<(), StoreError> {
+        for SnapshotHeld { file, bytes } in held {
+            let place = self.rest.iter().position(|rest| rest.name == *file);
+            let place = place.filter(|place| *bytes <= self.rest[*place].bytes);
+            let place = place.ok_or_else(|| {
+                StoreError::Transfer(format!("the receiver has {bytes} bytes of {file:?}"))
+            })?;
+            match *bytes == self.rest[place].bytes {
+                true => drop(self.rest.remove(place)),
+                false => self.rest[place].held = *bytes,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the manifest was read to its end, and nothing else yet.
+    #[must_use]
+    pub fn is_behind_manifest(&self) -> bool {
+        self.rest.front().is_none_or(|file| file.name != MANIFEST)
+    }
+
     /// The next chunk of at most `bytes_max` bytes (at least 1); `None` behind the last.
     ///
     /// # Errors
@@ -117,6 +148,7 @@ impl SnapshotReader {
         let Some(current) = self.rest.front_mut() else {
             return Ok(None);
         };
+        current.pass_over_held()?;
         let left = current.bytes - current.offset;
         let length = usize::try_from(left).map_or(bytes_max, |left| left.min(bytes_max.max(1)));
         let mut data = vec![0; length];
@@ -141,6 +173,24 @@ impl SnapshotReader {
 }
 
 impl Outgoing {
+    /// Reads what the receiver has, for the checksum.
+    fn pass_over_held(&mut self) -> Result<(), StoreError> {
+        if self.offset >= self.held {
+            return Ok(());
+        }
+        let mut buffer = vec![0; READ_BYTES];
+        while self.offset < self.held {
+            let left = usize::try_from(self.held - self.offset).unwrap_or(usize::MAX);
+            let part = &mut buffer[..left.min(READ_BYTES)];
+            self.file
+                .read_exact(part)
+                .map_err(StoreError::io("read", &self.path))?;
+            self.crc32c = crc32c::crc32c_append(self.crc32c, part);
+            self.offset += part.len() as u64;
+        }
+        Ok(())
+    }
+
     fn check(&self, folder: &Path) -> Result<(), StoreError> {
         match self.expected_crc32c {
             Some(expected) if expected != self.crc32c => Err(StoreError::snapshot(
@@ -166,6 +216,7 @@ impl Outgoing {
             offset: 0,
             crc32c: 0,
             expected_crc32c,
+            held: 0,
         })
     }
 }

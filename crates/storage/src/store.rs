@@ -12,16 +12,18 @@ use crate::store_home::Home;
 use crate::store_memory::MemoryState;
 use crate::store_meta::{self, Applied};
 use crate::store_rows::StateRows;
-use crate::types::LogId;
+use crate::store_warm;
+use crate::types::{LogId, SnapshotFolder, SnapshotMeta};
 use bytes::Bytes;
 use ordo_core::{
-    EventRow, Header, InterfaceId, Key, Mutation, PayloadRow, Record, Row, Sequence, State,
+    EventRow, Header, InterfaceId, Key, Mutation, PayloadRow, Record, Row, Sequence, State, invariants,
     merge_headers,
 };
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use tokio::sync::Semaphore;
 
 /// How the state store is bounded.
 #[derive(Debug, Clone)]
@@ -76,6 +78,18 @@ pub struct StoreStats {
     pub flushed_index: u64,
 }
 
+/// A snapshot that has become the store of the next start, and waits to take this one's place.
+pub(crate) struct Prepared {
+    engine: Arc<dyn Engine>,
+    applied: Applied,
+    state: State,
+}
+
+/// A store that was replaced. Dropping it may close it and remove its files.
+pub(crate) struct Old {
+    _engine: Arc<dyn Engine>,
+}
+
 /// What is called once, at the first failure.
 type OnFailure = Box<dyn FnOnce(&StoreError) + Send>;
 
@@ -99,6 +113,7 @@ struct Inner {
     flushed_index: AtomicU64,
     failure: OnceLock<StoreError>,
     on_failure: Mutex<Option<OnFailure>>,
+    readers: Semaphore,
     shelf: SnapshotShelf,
 }
 
@@ -147,6 +162,7 @@ impl StateStore {
                 applied: Mutex::new(applied),
                 failure: OnceLock::new(),
                 on_failure: Mutex::new(None),
+                readers: store_warm::readers(),
                 shelf,
             }),
         })
@@ -300,6 +316,30 @@ impl StateStore {
         }
     }
 
+    /// Why writes are about to be held up, where they are. More must not come then.
+    #[must_use]
+    pub fn behind(&self) -> Option<String> {
+        self.engine().behind()
+    }
+
+    /// Bodies of recent messages.
+    pub(crate) fn cache(&self) -> &Mutex<BodyCache> {
+        &self.inner.cache
+    }
+
+    /// Who reads bodies ahead.
+    pub(crate) fn readers(&self) -> &Semaphore {
+        &self.inner.readers
+    }
+
+    /// Reads a value, and says how long it is; 0 where there is none. Errors are told by whoever reads it next.
+    pub(crate) fn stored_bytes(&self, key: &Key) -> usize {
+        let mut bytes = Vec::with_capacity(48);
+        keys::encode(key, &mut bytes);
+        let value = self.engine().get(&bytes);
+        value.ok().flatten().map_or(0, |value| value.len())
+    }
+
     /// The snapshots.
     pub(crate) fn shelf(&self) -> &SnapshotShelf {
         &self.inner.shelf
@@ -307,12 +347,22 @@ impl StateStore {
 
     /// Rebuilds the state in memory.
     pub(crate) fn load(&self) -> Result<State, StoreError> {
-        self.read(|engine| {
-            let mut rows = StateRows::new(engine.cursor(), self.inner.home.name());
-            let state = State::load(&mut rows);
-            rows.finish()?;
-            state.map_err(|error| self.inner.home.damage(error.to_string()))
-        })
+        self.read(|engine| self.load_from(engine))
+    }
+
+    fn load_from(&self, engine: &dyn Engine) -> Result<State, StoreError> {
+        let progress = self.inner.shelf.progress();
+        let mut rows = StateRows::new(engine.cursor(), self.inner.home.name());
+        let state = State::load(&mut rows.by_ref().inspect(|_| progress.made(1)));
+        rows.finish()?;
+        state.map_err(|error| self.inner.home.damage(error.to_string()))
+    }
+
+    /// How much was done for snapshots that come in, in bytes and rows. It grows as long as one is received, compared
+    /// with its checksums, or loaded; where it stands still, nothing is done.
+    #[must_use]
+    pub fn snapshot_progress(&self) -> u64 {
+        self.inner.shelf.progress().so_far()
     }
 
     /// Writes what a lump changed, with the log id it brings the state to, and the membership where it changed.
@@ -350,11 +400,43 @@ impl StateStore {
         self.inner.flushed_index.fetch_max(index, Ordering::AcqRel);
     }
 
-    /// Replaces the whole store by a checkpoint whose files are `files` in `folder`.
-    pub(crate) fn replace(&self, folder: &Path, files: &[String]) -> Result<(), StoreError> {
+    /// Makes a snapshot the store of the next start, and loads the state from it, while this store goes on. What takes
+    /// long is done here, on whatever thread this is called; [`StateStore::switch`] is quick.
+    pub(crate) fn prepare(
+        &self,
+        meta: &SnapshotMeta,
+        snapshot: &SnapshotFolder,
+    ) -> Result<Prepared, StoreError> {
+        let (folder, files) = self.shelf().adopt(meta, &snapshot.path)?;
         self.checked(|| {
-            let engine = self.inner.home.install(folder, files)?;
-            let applied = store_meta::read(&*engine, &self.inner.home.name())?;
+            let home = &self.inner.home;
+            let (engine, (applied, state)) = home.install(&folder, &files, |engine| {
+                let applied = store_meta::read(engine, &home.name())?;
+                let state = self.load_from(engine)?;
+                invariants::check(&state).map_err(|violation| StoreError::Invariant {
+                    index: applied.index(),
+                    what: violation.to_string(),
+                })?;
+                Ok((applied, state))
+            })?;
+            Ok(Prepared {
+                engine,
+                applied,
+                state,
+            })
+        })
+    }
+
+    /// Replaces the whole store by one that is prepared. The state is its; the old one's engine closes with the last
+    /// handle to it.
+    pub(crate) fn switch(&self, prepared: Prepared) -> Result<(State, Old), StoreError> {
+        let Prepared {
+            engine,
+            applied,
+            state,
+        } = prepared;
+        self.checked(|| {
+            engine.take_over();
             let old = std::mem::replace(
                 &mut *self
                     .inner
@@ -367,7 +449,7 @@ impl StateStore {
             lock(&self.inner.cache).clear();
             self.flushed_through(applied.index());
             *lock(&self.inner.applied) = applied;
-            Ok(())
+            Ok((state, Old { _engine: old }))
         })
     }
 

@@ -88,6 +88,15 @@ impl BodyCache {
         })
     }
 
+    /// Whether a body is here with all of its header rows.
+    pub(crate) fn has(&self, key: BodyKey, header_rows: u64) -> bool {
+        self.bodies.get(&key).is_some_and(|cached| {
+            let there = cached.headers.iter();
+            let there = there.fold(0, |there, (row, _)| there | bit(*row));
+            header_rows & !there == 0
+        })
+    }
+
     fn payload(&mut self, key: BodyKey, mut new: PayloadRow) {
         let length = new.payload.len();
         if length < COPIED_BELOW_BYTES {

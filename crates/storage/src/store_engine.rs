@@ -28,8 +28,16 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// a cursor.
     fn read_aside(self: Arc<Self>, done: Aside);
 
+    /// The engine is the one in use from now on.
+    fn take_over(&self) {}
+
     /// The engine is no longer wanted: its folder goes when the last handle does.
     fn retire(&self);
+
+    /// Why writes are about to be held up, where they are: what is written comes faster than the disk takes it.
+    fn behind(&self) -> Option<String> {
+        None
+    }
 
     /// Sizes, for metrics.
     fn sizes(&self) -> Sizes;

@@ -8,6 +8,7 @@
 //! moment at which the old state becomes the new one. A crash before it leaves the old state and a `making` that the
 //! next start removes; a crash after it leaves the new state and an old number that the next start removes.
 
+use crate::store_engine::Engine;
 use crate::store_error::StoreError;
 use crate::store_rocks::{RocksEngine, RocksShared};
 use std::fs::{self, File};
@@ -58,9 +59,14 @@ impl StateFolder {
         RocksEngine::open_to_read(&self.shared, checkpoint)
     }
 
-    /// Makes the checkpoint whose files are `files` in `from` the store in use, and opens it. The old one's files stay
-    /// for those who still read it.
-    pub(crate) fn install(&self, from: &Path, files: &[String]) -> Result<RocksEngine, StoreError> {
+    /// Makes the checkpoint whose files are `files` in `from` the store in use, and opens it, with what `load` read
+    /// from it. The old one's files stay for those who still read it.
+    pub(crate) fn install<T>(
+        &self,
+        from: &Path,
+        files: &[String],
+        load: impl FnOnce(&dyn Engine) -> Result<T, StoreError>,
+    ) -> Result<(RocksEngine, T), StoreError> {
         let making = self.path.join(MAKING);
         remove_folder(&making)?;
         make_folder(&making)?;
@@ -69,10 +75,11 @@ impl StateFolder {
         }
         sync_folder(&making)?;
         let number = self.current()? + 1;
-        // What can't be opened must not become the state.
-        drop(RocksEngine::open_to_read(&self.shared, &making)?);
+        // What can't be opened and loaded must not become the state.
+        let loaded = load(&RocksEngine::open_to_read(&self.shared, &making)?)?;
         rename(&making, &self.numbered(number))?;
-        RocksEngine::open(&self.shared, &self.numbered(number))
+        let engine = RocksEngine::open(&self.shared, &self.numbered(number))?;
+        Ok((engine, loaded))
     }
 
     fn current(&self) -> Result<u64, StoreError> {
@@ -130,6 +137,16 @@ pub(crate) fn remove_folder(folder: &Path) -> Result<(), StoreError> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(StoreError::io("remove", folder)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file that may not be there.
+pub(crate) fn remove_file(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::io("remove", path)(error))
         }
         _ => Ok(()),
     }

@@ -26,15 +26,24 @@ impl Home {
         })
     }
 
-    /// Makes the checkpoint whose files are `files` in `from` the store in use, and opens it.
-    pub(crate) fn install(
+    /// Makes the checkpoint whose files are `files` in `from` the store in use, and opens it, with what `load` read
+    /// from it.
+    pub(crate) fn install<T>(
         &self,
         from: &Path,
         files: &[String],
-    ) -> Result<Arc<dyn Engine>, StoreError> {
+        load: impl FnOnce(&dyn Engine) -> Result<T, StoreError>,
+    ) -> Result<(Arc<dyn Engine>, T), StoreError> {
         Ok(match self {
-            Self::Folder(folder) => Arc::new(folder.install(from, files)?),
-            Self::Memory(memory) => Arc::new(memory.install(from)?),
+            Self::Folder(folder) => {
+                let (engine, loaded) = folder.install(from, files, load)?;
+                (Arc::new(engine), loaded)
+            }
+            Self::Memory(memory) => {
+                let engine = memory.install(from)?;
+                let loaded = load(&engine)?;
+                (Arc::new(engine), loaded)
+            }
         })
     }
 

@@ -162,10 +162,12 @@ impl MemoryState {
         }
     }
 
-    /// Makes a checkpoint the store in use.
+    /// Makes a checkpoint the store in use, once that takes over.
     pub(crate) fn install(&self, folder: &Path) -> Result<MemoryEngine, StoreError> {
-        *lock(&self.flushed) = read_rows(folder)?;
-        Ok(self.open_current())
+        Ok(MemoryEngine {
+            rows: RwLock::new(read_rows(folder)?),
+            flushed: self.clone(),
+        })
     }
 
     /// Opens a checkpoint to look at it.
@@ -241,6 +243,12 @@ impl Engine for MemoryEngine {
     fn read_aside(self: Arc<Self>, done: Aside) {
         let then = done(&mut *self.cursor());
         then();
+    }
+
+    fn take_over(&self) {
+        let rows = self.rows();
+        *lock(&self.flushed.flushed) = rows.clone();
+        *lock(&self.flushed.digest) = rows.digest;
     }
 
     fn retire(&self) {}

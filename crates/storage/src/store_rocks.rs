@@ -6,8 +6,8 @@
 use crate::store_engine::{Aside, Batch, Cursor, Engine, Sizes};
 use crate::store_error::StoreError;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, LogLevel, Options,
-    ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint, properties,
+    BlockBasedOptions, CStrLike, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, LogLevel,
+    Options, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint, properties,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,13 +19,21 @@ use std::time::Duration;
 
 /// A memtable is flushed at this size. A payload whose message finishes before that never reaches a table file.
 const MEMTABLE_BYTES: usize = 64 << 20;
-/// Memtables at once: one is written to, the others wait for their flush.
-const MEMTABLES_MAX: i32 = 3;
+/// Memtables at once: one is written to, the others wait for their flush. With the last one full RocksDB lets no write
+/// through, so there are more than ever should be: ingest is refused before.
+const MEMTABLES_MAX: i32 = 6;
+/// With so many that wait for their flush, ingest is refused.
+const MEMTABLES_BEHIND: u64 = 3;
 /// Blocks, and the index and filter blocks of all files, in memory.
 const BLOCK_CACHE_BYTES: usize = 64 << 20;
 const BLOCK_BYTES: usize = 16 << 10;
 const OPEN_FILES_MAX: i32 = 512;
+/// Files of level 0 that begin a compaction; at which ingest is refused; at which RocksDB slows writes down, and stops
+/// them. What is on its way when ingest is refused must not come near the last two.
 const LEVEL_ZERO_FILES: i32 = 8;
+const LEVEL_ZERO_BEHIND: u64 = 24;
+const LEVEL_ZERO_SLOW: i32 = 48;
+const LEVEL_ZERO_STOP: i32 = 64;
 const BACKGROUND_JOBS: i32 = 2;
 const INFO_LOG_BYTES: usize = 1 << 20;
 const INFO_LOG_FILES: usize = 2;
@@ -112,6 +120,8 @@ impl RocksShared {
         options.set_write_buffer_size(MEMTABLE_BYTES);
         options.set_max_write_buffer_number(MEMTABLES_MAX);
         options.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
+        options.set_level_zero_slowdown_writes_trigger(LEVEL_ZERO_SLOW);
+        options.set_level_zero_stop_writes_trigger(LEVEL_ZERO_STOP);
         options.set_max_background_jobs(BACKGROUND_JOBS);
         options.set_max_open_files(OPEN_FILES_MAX);
         // What is young dies young; compressing it would be for nothing.
@@ -186,6 +196,15 @@ impl RocksEngine {
         move |error| failed(&self.folder.path, action, &error)
     }
 
+    /// What RocksDB says of itself; 0 where it says nothing.
+    fn number(&self, property: impl CStrLike) -> u64 {
+        self.db
+            .property_int_value(property)
+            .ok()
+            .flatten()
+            .unwrap_or_default()
+    }
+
     fn scan(&self) -> RocksCursor<'_> {
         let mut options = ReadOptions::default();
         options.set_verify_checksums(true);
@@ -254,17 +273,33 @@ impl Engine for RocksEngine {
         self.folder.retired.store(true, Ordering::Relaxed);
     }
 
+    fn behind(&self) -> Option<String> {
+        let waiting = self.number(properties::NUM_IMMUTABLE_MEM_TABLE);
+        // Not among the numbers, for RocksDB.
+        let level_zero = self.db.property_value(&properties::num_files_at_level(0));
+        let level_zero = level_zero.ok().flatten();
+        let level_zero = level_zero.map_or(0, |files| files.parse::<u64>().unwrap_or(0));
+        let rate = self.number(properties::ACTUAL_DELAYED_WRITE_RATE);
+        if waiting >= MEMTABLES_BEHIND {
+            return Some(format!(
+                "{waiting} memtables of the state wait to be written to the disk, {MEMTABLES_BEHIND} may"
+            ));
+        }
+        if level_zero >= LEVEL_ZERO_BEHIND {
+            return Some(format!(
+                "{level_zero} new table files of the state wait to be merged, {LEVEL_ZERO_BEHIND} may"
+            ));
+        }
+        if self.number(properties::IS_WRITE_STOPPED) != 0 || rate != 0 {
+            return Some(format!("the state takes {rate} bytes a second"));
+        }
+        None
+    }
+
     fn sizes(&self) -> Sizes {
-        let property = |name| {
-            self.db
-                .property_int_value(name)
-                .ok()
-                .flatten()
-                .unwrap_or_default()
-        };
         Sizes {
-            tables: property(properties::TOTAL_SST_FILES_SIZE),
-            memtables: property(properties::CUR_SIZE_ALL_MEM_TABLES),
+            tables: self.number(properties::TOTAL_SST_FILES_SIZE),
+            memtables: self.number(properties::CUR_SIZE_ALL_MEM_TABLES),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Nodes that come late, come new, come back empty, and go.
 
 use ordo_client::proto::NodeRole;
+use ordo_tests::carry::{Burden, carry};
 use ordo_tests::load::{message, staged};
 use ordo_tests::{Nodes, eventually};
+use std::time::Duration;
 
 const SMALL_SNAPSHOTS: &str = "[raft]\nsnapshot_entries = 100\nkeep_entries = 0\n";
 
@@ -75,6 +77,19 @@ async fn a_node_that_was_away_too_long_catches_up_by_a_snapshot() {
     nodes.nodes[place].stop().await.unwrap();
     nodes.nodes[place].start().unwrap();
     nodes.agree().await;
+}
+
+/// The long run is `torture snapshot`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_gets_through_a_narrow_link_that_breaks_and_onto_a_slow_disk() {
+    let burden = Burden {
+        bytes: 24 << 20,
+        bytes_a_second: 4 << 20,
+        sync: Duration::from_millis(50),
+        break_every: Duration::from_secs(2),
+    };
+    let arrived = carry(burden, |_| ()).await.unwrap();
+    assert!(arrived.breaks > 0, "{arrived:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

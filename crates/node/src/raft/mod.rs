@@ -59,7 +59,7 @@ pub(crate) fn settings(timing: &RaftTiming) -> Arc<openraft::Config> {
         // A follower gets a snapshot when the log no longer has what it lacks, not for being slow: entries are
         // cheaper to send than the whole state.
         replication_lag_threshold: timing.snapshot_entries.saturating_mul(4),
-        // The whole transfer has its own watch over progress; this only bounds how long the last step may take.
+        // How long nothing may happen in a transfer or an installation; neither has a limit of its own.
         install_snapshot_timeout: 120_000,
         removed_leader_step_down: StepDownPolicy::After(timing.heartbeat_ms),
         enable_pre_vote: Some(true),

@@ -402,28 +402,34 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
         vote: Vote,
         snapshot: Snapshot,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         self.fence
             .check()
             .map_err(|lost| StreamingError::Unreachable(Unreachable::new(&lost)))?;
         let head = convert::snapshot_head(&vote, &snapshot.meta);
-        let (parts, progress) =
+        let (parts, held) =
             snapshot::send(self.store.clone(), snapshot.snapshot, head, self.driver);
         let (mut client, request) = (self.client()?, self.request(parts)?);
-        let call = client.install_snapshot(request);
+        // Not how long all of it may take: how long nothing may happen.
+        let silence = option.hard_ttl();
+        let call = async {
+            let opened = tokio::time::timeout(silence, client.install_snapshot(request));
+            let opened = opened
+                .await
+                .map_err(|_| snapshot::silent("receiver", silence));
+            snapshot::follow(opened??.into_inner(), held, silence).await
+        };
         let answer = tokio::select! {
             biased;
             closed = cancel => return Err(closed.into()),
             answer = call => answer,
-            status = progress.stalled() => Err(status),
         };
         let answer = answer.map_err(|status| StreamingError::from(self.failed(&status)))?;
         if let Some(last) = &snapshot.meta.last_log_id {
             self.fence.has(vote.leader_id, last.index);
         }
-        let vote =
-            convert::vote(answer.into_inner().vote).map_err(|error| self.failed(&error.into()))?;
+        let vote = convert::vote(Some(answer)).map_err(|error| self.failed(&error.into()))?;
         Ok(SnapshotResponse::new(vote))
     }
 }

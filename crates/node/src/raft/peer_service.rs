@@ -3,25 +3,21 @@
 use super::calls::MESSAGE_BYTES_MAX;
 use super::fence::Fences;
 use super::handshake::{self, NodeName, check, check_candidate};
-use super::snapshot::Receiving;
-use super::{Machine, RaftOf, convert};
+use super::{Machine, RaftOf, convert, snapshot};
 use crate::identity::{Identity, IdentityError};
 use crate::net::Told;
 use crate::rooms::Rooms;
-use futures_util::{Stream, StreamExt, stream};
-use ordo_storage::StateStore;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use ordo_storage::{Snapshot, StateStore};
 use ordo_wire::internal::v1 as proto;
 use proto::install_snapshot_request::Part;
 use proto::peer_service_server::PeerServiceServer;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
-
-/// How long the sender of a snapshot may be silent.
-const SNAPSHOT_SILENCE: Duration = Duration::from_secs(30);
 
 /// The peer protocol's server.
 pub(crate) struct PeerService<SM: Machine> {
@@ -31,7 +27,6 @@ pub(crate) struct PeerService<SM: Machine> {
     store: StateStore,
     public: String,
     rooms: Arc<Rooms>,
-    installing: Arc<Mutex<()>>,
     /// The refusal that was logged last: a node that is refused calls again and again, and a stranger may say
     /// something else each time.
     refused: std::sync::Mutex<(String, Told)>,
@@ -54,7 +49,6 @@ impl<SM: Machine> PeerService<SM> {
             store,
             public,
             rooms,
-            installing: Arc::default(),
             refused: std::sync::Mutex::default(),
         })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -89,50 +83,38 @@ impl<SM: Machine> PeerService<SM> {
         Ok(from)
     }
 
+    /// Receives a snapshot and has it installed, whether or not the sender is there to its end: only one of them is
+    /// received at a time, and what is being installed must not be taken apart by the next.
     async fn receive(
         &self,
         mut parts: Streaming<proto::InstallSnapshotRequest>,
-    ) -> Result<proto::Vote, Status> {
-        let alone = Arc::clone(&self.installing).try_lock_owned();
-        let alone = alone.map_err(|_| Status::aborted("another snapshot is being received"))?;
-        let head = match next_part(&mut parts).await? {
-            Some(Part::Head(head)) => head,
-            _ => return Err(Status::invalid_argument("a snapshot begins with its head")),
+    ) -> Result<mpsc::Receiver<Result<proto::InstallSnapshotResponse, Status>>, Status> {
+        let silence = self.raft.config().install_snapshot_timeout();
+        let first = tokio::time::timeout(silence, parts.message()).await;
+        let first = first.map_err(|_| snapshot::silent("sender", silence))??;
+        let Some(Part::Head(head)) = first.and_then(|first| first.part) else {
+            return Err(Status::invalid_argument("a snapshot begins with its head"));
         };
         let (vote, meta) = convert::snapshot_meta(head)?;
-        let receiving = Receiving::begin(self.store.clone(), alone);
-        while let Some(part) = next_part(&mut parts).await? {
-            if !receiving.part(part).await {
-                break;
+        let raft = self.raft.clone();
+        let install = move |snapshot: Snapshot| async move {
+            if snapshot.meta != meta {
+                return Err(Status::invalid_argument(
+                    "the snapshot covers something else than its head says",
+                ));
             }
-        }
-        let (snapshot, _alone) = receiving.finish().await?;
-        if snapshot.meta != meta {
-            return Err(Status::invalid_argument(
-                "the snapshot covers something else than its head says",
-            ));
-        }
-        tracing::info!(
-            log_index = meta.last_log_id.map(|id| id.index),
-            "received a snapshot"
-        );
-        let installed = self
-            .raft
-            .install_full_snapshot(vote, snapshot)
-            .await
-            .map_err(stopped)?;
-        Ok(convert::vote_to_proto(&installed.vote))
+            let log_index = meta.last_log_id.map(|id| id.index);
+            tracing::info!(log_index, "received a snapshot");
+            let installed = raft.install_full_snapshot(vote, snapshot).await;
+            let installed = installed.map_err(stopped)?;
+            tracing::info!(log_index, "the snapshot is installed");
+            Ok(convert::vote_to_proto(&installed.vote))
+        };
+        let (answers, receiver) = mpsc::channel(snapshot::ANSWERS_WAITING);
+        let store = self.store.clone();
+        tokio::spawn(snapshot::receive(store, parts, answers, silence, install));
+        Ok(receiver)
     }
-}
-
-async fn next_part(
-    parts: &mut Streaming<proto::InstallSnapshotRequest>,
-) -> Result<Option<Part>, Status> {
-    let silent = || Status::deadline_exceeded("the sender of the snapshot went silent");
-    let message = tokio::time::timeout(SNAPSHOT_SILENCE, parts.message())
-        .await
-        .map_err(|_| silent())??;
-    Ok(message.and_then(|message| message.part))
 }
 
 fn stopped(error: impl std::fmt::Display) -> Status {
@@ -141,9 +123,13 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 
 type AppendStream = Pin<Box<dyn Stream<Item = Result<proto::AppendResponse, Status>> + Send>>;
 
+type SnapshotStream =
+    Pin<Box<dyn Stream<Item = Result<proto::InstallSnapshotResponse, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
     type AppendStream = AppendStream;
+    type InstallSnapshotStream = SnapshotStream;
 
     async fn append(
         &self,
@@ -241,21 +227,18 @@ impl<SM: Machine> proto::peer_service_server::PeerService for PeerService<SM> {
     async fn install_snapshot(
         &self,
         request: Request<Streaming<proto::InstallSnapshotRequest>>,
-    ) -> Result<Response<proto::InstallSnapshotResponse>, Status> {
+    ) -> Result<Response<SnapshotStream>, Status> {
         let from = self.check(&request)?;
-        let vote = self
-            .receive(request.into_inner())
-            .await
-            .inspect_err(|status| {
-                tracing::warn!(
-                    node_id = from.node_id,
-                    "a snapshot was not received: {}",
-                    status.message()
-                );
-            })?;
-        Ok(Response::new(proto::InstallSnapshotResponse {
-            vote: Some(vote),
-        }))
+        let told = move |status: &Status| {
+            tracing::warn!(
+                node_id = from.node_id,
+                "a snapshot was not received: {}",
+                status.message()
+            );
+        };
+        let answers = self.receive(request.into_inner()).await;
+        let answers = ReceiverStream::new(answers.inspect_err(told)?);
+        Ok(Response::new(Box::pin(answers.inspect_err(told))))
     }
 
     async fn identify(

@@ -15,6 +15,7 @@ use crate::leader::{
 use crate::proposer::Proposed;
 use answer::{Answers, Granted};
 use ordo_core::{Epoch, InterfaceId, Rules};
+use ordo_storage::BodyPlace;
 use ordo_wire::convert::headers_to_proto;
 use ordo_wire::request::subscription_of;
 use ordo_wire::status::Failure;
@@ -146,6 +147,7 @@ impl<R: Rules> Pump<R> {
                 permit = responses.reserve(), if writes => {
                     let Ok(permit) = permit else { return Ok(()) };
                     self.stream.unread_since = None;
+                    self.read_ahead().await;
                     let response = self.response(context.proposer.has_quorum())?;
                     permit.send(Ok(response));
                 }
@@ -252,6 +254,34 @@ impl<R: Rules> Pump<R> {
             .append(&mut answers.results(context, replies));
         self.waiting = true;
         Ok(())
+    }
+
+    /// Has the bodies of the next frame in memory.
+    async fn read_ahead(&self) {
+        let deliveries = self.out.iter().filter_map(|push| match push {
+            DeliverPush::Deliveries {
+                number, deliveries, ..
+            } => Some((self.subscriptions.get(number)?.as_ref()?, deliveries)),
+            _ => None,
+        });
+        let places = deliveries.flat_map(|(granted, deliveries)| {
+            deliveries
+                .iter()
+                .filter_map(|delivery| match delivery.content {
+                    Content::Message {
+                        body_of,
+                        header_rows,
+                        ..
+                    } => Some(BodyPlace {
+                        interface: granted.interface,
+                        body_of,
+                        header_rows,
+                    }),
+                    Content::Skip { .. } => None,
+                })
+        });
+        let places: Vec<_> = places.take(FRAME_ITEMS).collect();
+        super::read_ahead(&self.stream.context, &places).await;
     }
 
     /// What there is to send, up to a frame's bytes; bodies are read here.

@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::leader::{Assignment, Event, Freed, Hold, Place, WorkPush, WorkerHello, WorkerId};
 use crate::proposer::Proposed;
 use ordo_core::{InterfaceId, Rules, Sequence, Turn};
+use ordo_storage::BodyPlace;
 use ordo_wire::convert::headers_to_proto;
 use ordo_wire::request::{name_of, stages_of, uuid_of};
 use ordo_wire::status::Failure;
@@ -135,6 +136,7 @@ impl<R: Rules> Pump<R> {
                 permit = responses.reserve(), if writes => {
                     let Ok(permit) = permit else { return Ok(()) };
                     self.stream.unread_since = None;
+                    self.read_ahead().await;
                     let response = self.response()?;
                     permit.send(Ok(response));
                 }
@@ -248,6 +250,18 @@ impl<R: Rules> Pump<R> {
         self.next.results.append(&mut results);
         self.waiting = true;
         Ok(())
+    }
+
+    /// Has the bodies of the next frame in memory.
+    async fn read_ahead(&self) {
+        let places = self.assignments.iter().take(FRAME_ITEMS);
+        let places = places.map(|assignment| BodyPlace {
+            interface: assignment.place.interface,
+            body_of: assignment.body_of,
+            header_rows: assignment.header_rows,
+        });
+        let places: Vec<_> = places.collect();
+        super::read_ahead(&self.stream.context, &places).await;
     }
 
     /// What there is to send, up to a frame's bytes. Bodies are read here, which may be long after the assignment was

@@ -4,10 +4,14 @@ use crate::state_support::{Running, Script, assert_same, log_id};
 use bytes::Bytes;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use ordo_storage::{
-    MemoryState, Snapshot, SnapshotChunk, SnapshotReader, SnapshotReceiver, StateStore, StoreError,
+    MemoryState, Snapshot, SnapshotChunk, SnapshotHeld, SnapshotReader, SnapshotReceiver,
+    StateStore, StoreError,
 };
 use std::fs;
 use std::path::Path;
+
+/// Bytes of a chunk here.
+const CHUNK: usize = 10_000;
 
 async fn build(running: &mut Running<()>) -> Snapshot {
     let mut builder = running
@@ -31,8 +35,8 @@ fn chunks(snapshot: &Snapshot) -> (Vec<SnapshotChunk>, u64, u64) {
     let mut reader = SnapshotReader::open(&snapshot.snapshot).unwrap();
     assert_eq!(*reader.meta(), snapshot.meta);
     let mut chunks = Vec::new();
-    while let Some(chunk) = reader.next_chunk(10_000).unwrap() {
-        assert!(chunk.data.len() <= 10_000);
+    while let Some(chunk) = reader.next_chunk(CHUNK).unwrap() {
+        assert!(chunk.data.len() <= CHUNK);
         chunks.push(chunk);
     }
     (chunks, reader.files(), reader.bytes())
@@ -42,7 +46,33 @@ async fn send(snapshot: &Snapshot, to: &StateStore) -> Result<Snapshot, StoreErr
     let (chunks, files, bytes) = chunks(snapshot);
     let mut receiver = SnapshotReceiver::begin(to)?;
     chunks.iter().try_for_each(|chunk| receiver.chunk(chunk))?;
-    receiver.finish(files, bytes).await
+    Ok(receiver.finish(files, bytes).await?.snapshot)
+}
+
+/// Sends what is not there yet, at most `chunks_max` chunks of it. Returns what was held, what was sent, and the
+/// snapshot where it is whole.
+async fn resume(
+    snapshot: &Snapshot,
+    to: &StateStore,
+    chunks_max: usize,
+) -> Result<(Vec<SnapshotHeld>, u64, Option<Snapshot>), StoreError> {
+    let mut reader = SnapshotReader::open(&snapshot.snapshot)?;
+    let mut receiver = SnapshotReceiver::begin(to)?;
+    while !reader.is_behind_manifest() {
+        receiver.chunk(&reader.next_chunk(CHUNK)?.unwrap())?;
+    }
+    let held = receiver.held()?;
+    reader.leave_out(&held)?;
+    let mut sent = 0;
+    for _ in 0..chunks_max {
+        let Some(chunk) = reader.next_chunk(CHUNK)? else {
+            let received = receiver.finish(reader.files(), reader.bytes()).await?;
+            return Ok((held, sent, Some(received.snapshot)));
+        };
+        sent += chunk.data.len() as u64;
+        receiver.chunk(&chunk)?;
+    }
+    Ok((held, sent, None))
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -224,7 +254,7 @@ const WRONGS: &[Wrong] = &[
 ];
 
 #[tokio::test]
-async fn a_transfer_with_anything_wrong_is_refused_and_leaves_nothing() {
+async fn a_transfer_with_anything_wrong_is_refused_and_leaves_no_snapshot() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (script, leader, snapshot) = applied(here.path(), 24, 300).await;
     let follower = Running::open(there.path()).unwrap();
@@ -244,11 +274,17 @@ async fn a_transfer_with_anything_wrong_is_refused_and_leaves_nothing() {
             matches!(&error, StoreError::Transfer(what) if what.contains(says)),
             "{says}: {error}"
         );
-        assert_eq!(names(&there.path().join("snapshots")), [""; 0], "{says}");
+        assert_eq!(
+            names(&there.path().join("snapshots")),
+            ["receiving"],
+            "{says}"
+        );
     }
     // Counts that differ: something was lost on the way that nothing else tells.
     let (chunks, files, bytes) = chunks(&snapshot);
     let mut receiver = SnapshotReceiver::begin(&follower.store).unwrap();
+    let another = SnapshotReceiver::begin(&follower.store).unwrap_err();
+    assert!(another.to_string().contains("another"), "{another}");
     chunks
         .iter()
         .try_for_each(|chunk| receiver.chunk(chunk))
@@ -333,8 +369,8 @@ async fn a_crash_while_a_snapshot_is_installed_leaves_the_old_state_or_the_new_o
     running.stop().await;
     assert_eq!(
         names(&before.path().join("snapshots")),
-        [""; 0],
-        "what nobody waits for is removed"
+        ["receiving"],
+        "the next transfer need not send it again"
     );
 
     // In its place among the snapshots; half of the new state made.
@@ -363,7 +399,10 @@ async fn a_crash_while_a_snapshot_is_installed_leaves_the_old_state_or_the_new_o
         .unwrap();
     assert_same(&running, &script).await;
     running.stop().await;
-    assert_eq!(names(&before.path().join("snapshots")), [kept]);
+    assert_eq!(
+        names(&before.path().join("snapshots")),
+        [kept.as_str(), "receiving"]
+    );
 
     // The new state in its place, the old one not yet removed.
     let after = tempfile::tempdir().unwrap();
@@ -392,4 +431,156 @@ async fn a_snapshot_whose_manifest_is_damaged_stops_the_start() {
     fs::remove_file(&manifest).unwrap();
     let error = Running::open(folder.path()).err().unwrap().to_string();
     assert!(error.contains("MANIFEST.ordo is missing"), "{error}");
+}
+
+#[tokio::test]
+async fn a_transfer_that_broke_off_goes_on_where_it_was() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (script, leader, snapshot) = applied(here.path(), 28, 600).await;
+    let whole = SnapshotReader::open(&snapshot.snapshot).unwrap().bytes();
+    let mut follower = Running::open(there.path()).unwrap();
+    let (mut sent, mut tries) = (0, 0);
+    let received = loop {
+        let (held, again, received) = resume(&snapshot, &follower.store, 3).await.unwrap();
+        let bytes: u64 = held.iter().map(|held| held.bytes).sum();
+        assert_eq!(bytes, sent, "what came is not sent again");
+        sent += again;
+        tries += 1;
+        if let Some(received) = received {
+            break received;
+        }
+        // A restart forgets nothing of it.
+        if tries % 2 == 0 {
+            follower.stop().await;
+            follower = Running::open(there.path()).unwrap();
+        }
+    };
+    assert!(tries > 3 && sent < whole, "{tries} tries sent {sent} bytes");
+    follower
+        .machine
+        .install_snapshot(&received.meta, received.snapshot)
+        .await
+        .unwrap();
+    assert_same(&follower, &script).await;
+    assert_eq!(names(&there.path().join("snapshots")).len(), 1);
+    follower.stop().await;
+    leader.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_damaged_in_a_transfer_that_broke_off_is_sent_again() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (script, leader, snapshot) = applied(here.path(), 29, 600).await;
+    let mut follower = Running::open(there.path()).unwrap();
+    let receiving = there.path().join("snapshots/receiving");
+    let flip = |name: &str| {
+        let path = receiving.join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    // A whole file: it is read before it is believed.
+    let (_, _, received) = resume(&snapshot, &follower.store, usize::MAX)
+        .await
+        .unwrap();
+    assert_eq!(received.unwrap().snapshot.path, receiving);
+    let table = |names: Vec<String>| names.into_iter().find(|name| name.ends_with(".sst"));
+    let table = table(names(&receiving)).unwrap();
+    flip(&table);
+    fs::write(receiving.join("other.sst"), b"of another snapshot").unwrap();
+    fs::create_dir(receiving.join("folder")).unwrap();
+    let (held, _, _) = resume(&snapshot, &follower.store, 2).await.unwrap();
+    assert!(held.len() > 1 && held.iter().all(|held| held.file != table));
+    assert!(!receiving.join("other.sst").exists() && !receiving.join("folder").exists());
+    // A part: its end tells, and then it comes from the beginning.
+    assert!(fs::metadata(receiving.join(&table)).unwrap().len() > 0);
+    flip(&table);
+    let error = resume(&snapshot, &follower.store, usize::MAX).await;
+    assert!(error.unwrap_err().to_string().contains("checksum"));
+    // A part of a file of the same name that another manifest described is none of this one.
+    fs::write(receiving.join(&table), b"short").unwrap();
+    fs::remove_file(receiving.join("MANIFEST.ordo")).unwrap();
+    let (held, _, received) = resume(&snapshot, &follower.store, usize::MAX)
+        .await
+        .unwrap();
+    assert!(held.iter().all(|held| held.file != table));
+    let received = received.unwrap();
+    follower
+        .machine
+        .install_snapshot(&received.meta, received.snapshot)
+        .await
+        .unwrap();
+    assert_same(&follower, &script).await;
+    follower.stop().await;
+    leader.stop().await;
+}
+
+#[tokio::test]
+async fn a_newer_snapshot_sends_only_what_the_installed_one_lacks() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut script, mut leader, snapshot) = applied(here.path(), 30, 300).await;
+    let mut follower = Running::open(there.path()).unwrap();
+    let received = send(&snapshot, &follower.store).await.unwrap();
+    follower
+        .machine
+        .install_snapshot(&received.meta, received.snapshot)
+        .await
+        .unwrap();
+    leader.apply(script.take(300)).await.unwrap();
+    let newer = build(&mut leader).await;
+    let (held, _, received) = resume(&newer, &follower.store, usize::MAX).await.unwrap();
+    assert!(
+        held.iter().any(|held| held.file.ends_with(".sst")),
+        "{held:?}"
+    );
+    let received = received.unwrap();
+    follower
+        .machine
+        .install_snapshot(&received.meta, received.snapshot)
+        .await
+        .unwrap();
+    assert_same(&follower, &script).await;
+    // What broke off goes once the node has a snapshot of its own.
+    resume(&snapshot, &follower.store, 1).await.unwrap();
+    assert!(there.path().join("snapshots/receiving").exists());
+    follower.apply(script.take(10)).await.unwrap();
+    build(&mut follower).await;
+    assert!(!there.path().join("snapshots/receiving").exists());
+    follower.stop().await;
+    leader.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_compared_and_loaded_while_the_machine_answers_others() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (script, leader, snapshot) = applied(here.path(), 31, 300).await;
+    let mut follower = Running::open(there.path()).unwrap();
+    let received = send(&snapshot, &follower.store).await.unwrap();
+    // The machine's thread is busy with somebody else's question.
+    let (go, may_go) = std::sync::mpsc::channel::<()>();
+    let handle = follower.machine.handle();
+    let asking = tokio::spawn(async move { handle.query(move |_| may_go.recv().is_ok()).await });
+    let loaded = there.path().join("state/00000002");
+    let release = tokio::spawn(async move {
+        for _ in 0..6_000 {
+            if loaded.exists() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let there = loaded.exists();
+        go.send(()).unwrap();
+        there
+    });
+    follower
+        .machine
+        .install_snapshot(&received.meta, received.snapshot)
+        .await
+        .unwrap();
+    assert!(release.await.unwrap(), "it waited for the machine's thread");
+    assert!(asking.await.unwrap().unwrap());
+    assert_same(&follower, &script).await;
+    follower.stop().await;
+    leader.stop().await;
 }

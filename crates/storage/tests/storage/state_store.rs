@@ -1,10 +1,11 @@
 //! The state on the disk against a replica in memory; what it refuses; what it tells its observer.
 
 use crate::state_support::{LANES, Running, Script, assert_same, lane, log_id};
+use openraft::storage::RaftStateMachine;
 use ordo_core::{Command, Entry, Sequence, State};
 use ordo_storage::{
-    EntryPayload, Lump, MachineHandle, MemoryState, Observer, StateStore, StoreError, StoreOptions,
-    View,
+    BodyPlace, EntryPayload, Lump, Machine, MachineHandle, MachineOptions, MemoryState, Observer,
+    StateStore, Step, StepWatch, StoreError, StoreOptions, View,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -518,4 +519,67 @@ async fn payloads_stay_out_of_texts() {
     assert_eq!(running.store.body(lane(1), Sequence(2), 0).unwrap(), None);
     assert!(running.store.stats().cache_bytes > 0);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn only_what_is_not_in_memory_any_more_is_read_ahead() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut script = Script::new(9);
+    let mut running = Running::open(folder.path()).unwrap();
+    running.apply(script.take(200)).await.unwrap();
+    let interface = script.state.interface(lane(1)).unwrap();
+    let place = |(_, slot): (Sequence, &ordo_core::Slot)| BodyPlace {
+        interface: interface.id,
+        body_of: slot.body_of,
+        header_rows: slot.header_rows,
+    };
+    let places: Vec<_> = interface.slots().map(place).collect();
+    assert!(places.len() > 1);
+    assert_eq!(running.store.warm(&places, 1 << 20).await, None);
+    running.stop().await;
+    // Nothing is in memory after a start.
+    let running = Running::open(folder.path()).unwrap();
+    assert!(running.store.warm(&places, 1 << 20).await.is_some());
+    assert!(running.store.warm(&[], 1 << 20).await.is_none());
+    assert_eq!(running.store.behind(), None);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn every_kind_of_step_is_told_with_how_long_it_took() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = StateStore::open(folder.path(), StoreOptions::default()).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let steps: Arc<Mutex<Vec<(Step, Duration)>>> = Arc::clone(&told);
+    let watch = move |step, took| steps.lock().unwrap().push((step, took));
+    let options = MachineOptions {
+        steps: Some(StepWatch(Arc::new(watch))),
+        ..MachineOptions::default()
+    };
+    let (mut machine, machine_loop) = Machine::new(store.clone(), (), options).unwrap();
+    let (handle, thread) = (machine.handle(), machine_loop.spawn().unwrap());
+    let entries = Script::new(9).take(20).into_iter();
+    let entries = entries.map(|entry| Ok((entry, None)));
+    machine
+        .apply(futures_util::stream::iter(entries))
+        .await
+        .unwrap();
+    let pause = Duration::from_millis(20);
+    let (wait, waited) = std::sync::mpsc::channel::<()>();
+    let slow = handle
+        .query(move |_| waited.recv_timeout(pause).is_err())
+        .await;
+    assert!(slow.unwrap());
+    drop(wait);
+    handle.stop().await.unwrap();
+    drop((machine, store));
+    thread.join().unwrap();
+    let told = told.lock().unwrap();
+    let longest = |wanted| {
+        let of_kind = told.iter().filter(|(step, _)| *step == wanted);
+        of_kind.map(|(_, took)| *took).max()
+    };
+    assert!(longest(Step::Query) >= Some(pause), "{told:?}");
+    assert!(longest(Step::Write) <= longest(Step::Apply), "{told:?}");
+    assert!(longest(Step::Idle).is_some() && longest(Step::Install).is_none());
 }

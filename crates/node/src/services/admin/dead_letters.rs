@@ -1,12 +1,13 @@
 //! Dead letters: list, show, discard, redrive.
 
-use super::super::bytes_of;
+use super::super::{bytes_of, read_ahead};
 use super::messages::{Past, history, stage_of, store_failed};
 use super::{Admin, limit_of};
 use ordo_core::{
     Command, DeadLetter, DeadLetterKey, DiscardDeadLetter, FailCause, Interface, RedriveDeadLetter,
     Refusal, Reply, Sequence,
 };
+use ordo_storage::BodyPlace;
 use ordo_wire::convert::headers_to_proto;
 use ordo_wire::status::Failure;
 use ordo_wire::v1::{self, DeadLetterCause, Reason};
@@ -67,6 +68,12 @@ impl Admin {
             .await?;
         let (letter, dead_letter, config) =
             found.ok_or_else(|| Failure::from(&Refusal::UnknownDeadLetter(key)))?;
+        let place = BodyPlace {
+            interface: id,
+            body_of: letter.body_of,
+            header_rows: letter.header_rows,
+        };
+        read_ahead(&self.context, &[place]).await;
         let store = &self.context.store;
         let body = store
             .body(id, letter.body_of, letter.header_rows)
