@@ -82,8 +82,18 @@ async fn show_metrics<P: Pages>(State(site): State<Arc<Site<P>>>) -> impl IntoRe
 
 async fn show_ready<P: Pages>(State(site): State<Arc<Site<P>>>) -> impl IntoResponse {
     match site.pages.ready() {
-        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Ok(()) => (StatusCode::OK, well(&site.metrics)),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
+    }
+}
+
+/// That all is well, and with how many interfaces it is not: the others go on, so the node is of use.
+fn well(metrics: &Metrics) -> String {
+    match metrics.quarantined_interfaces.get() {
+        0 => "ok\n".to_owned(),
+        quarantined => {
+            format!("ok; quarantined interfaces: {quarantined}, see `ordo interface list`\n")
+        }
     }
 }
 

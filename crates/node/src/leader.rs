@@ -15,6 +15,7 @@ mod loops;
 mod releaser;
 mod retention;
 mod roster;
+mod set_aside;
 #[cfg(test)]
 mod tests;
 mod workers;

@@ -7,7 +7,7 @@
 use super::FixedMap;
 use super::deadlines::Deadlines;
 use super::events::{Assignment, Place, SessionId, WorkPush, WorkerId};
-use super::lanes::{Check, Lanes};
+use super::lanes::{Check, Lanes, is_worked_on};
 use super::workers::{Held, Worker};
 use ordo_core::{
     ClusterTime, Interface, InterfaceId, Sequence, Slot, StageConfig, StageNumber, State, Status,
@@ -95,7 +95,7 @@ impl Dispatcher {
     pub(crate) fn scan(&mut self, state: &State, id: InterfaceId, now: Now) {
         let Some(interface) = state
             .interface(id)
-            .filter(|interface| !interface.config.paused)
+            .filter(|interface| is_worked_on(interface))
         else {
             return;
         };
@@ -124,6 +124,10 @@ impl Dispatcher {
         let Some(interface) = state.interface(place.interface) else {
             return;
         };
+        if interface.set_aside().is_some() {
+            self.free(place);
+            return;
+        }
         let Some(slot) = interface
             .slot(place.sequence)
             .filter(|slot| slot.status == Status::Pending)

@@ -131,7 +131,7 @@ impl Lanes {
             let interface = check
                 .state
                 .interface(id)
-                .filter(|interface| !interface.config.paused);
+                .filter(|interface| is_worked_on(interface));
             let Some(interface) = interface else {
                 // Its messages come back when the interface changes.
                 self.drop_lane(id);
@@ -208,7 +208,7 @@ impl Lanes {
         let interface = check
             .state
             .interface(place.interface)
-            .filter(|interface| !interface.config.paused);
+            .filter(|interface| is_worked_on(interface));
         let ready = interface.is_some_and(|interface| {
             matches!(verdict(&self.name, check, interface, place), Verdict::Alone)
         });
@@ -217,6 +217,11 @@ impl Lanes {
         }
         ready
     }
+}
+
+/// Whether anything of an interface is assigned: it is neither paused nor quarantined.
+pub(crate) fn is_worked_on(interface: &Interface) -> bool {
+    !interface.config.paused && interface.set_aside().is_none()
 }
 
 fn verdict(stage: &str, check: &Check<'_>, interface: &Interface, place: Place) -> Verdict {
