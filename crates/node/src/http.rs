@@ -85,9 +85,19 @@ async fn show_ready<P: Pages>(State(site): State<Arc<Site<P>>>) -> impl IntoResp
     match site.pages.ready() {
         Ok(problems) => {
             let lines: String = problems.iter().map(|line| format!("{line}\n")).collect();
-            (StatusCode::OK, format!("ok\n{lines}"))
+            (StatusCode::OK, well(&site.metrics) + &lines)
         }
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
+    }
+}
+
+/// That all is well, and with how many interfaces it is not: the others go on, so the node is of use.
+fn well(metrics: &Metrics) -> String {
+    match metrics.quarantined_interfaces.get() {
+        0 => "ok\n".to_owned(),
+        quarantined => {
+            format!("ok; quarantined interfaces: {quarantined}, see `ordo interface list`\n")
+        }
     }
 }
 

@@ -16,8 +16,8 @@ use crate::store_warm;
 use crate::types::{LogId, SnapshotFolder, SnapshotMeta};
 use bytes::Bytes;
 use ordo_core::{
-    EventRow, Header, InterfaceId, Key, Mutation, PayloadRow, Record, Row, Sequence, State, invariants,
-    merge_headers,
+    EventRow, Header, InterfaceId, Key, Mutation, PayloadRow, Record, Row, Sequence, State,
+    invariants, merge_headers,
 };
 use std::fmt;
 use std::path::Path;

@@ -8,7 +8,7 @@ use super::FixedMap;
 use super::crews::Cursor;
 use super::deadlines::Deadlines;
 use super::events::{Assignment, Place, SessionId, WorkPush, WorkerId};
-use super::lanes::{Check, Lanes};
+use super::lanes::{Check, Lanes, is_worked_on};
 use super::turns::Turns;
 use super::workers::{Held, NEVER, Worker, work_until};
 use ordo_core::{
@@ -107,11 +107,15 @@ impl Dispatcher {
     }
 
     /// An interface is new here, or its configuration changed. Its messages stay where they are: they are looked at
-    /// when it is seen for the first time.
+    /// when it is seen for the first time, or again after it was set aside.
     pub(crate) fn configured(&mut self, state: &State, id: InterfaceId, now: Now) {
         let Some(interface) = state.interface(id) else {
             return;
         };
+        if interface.set_aside().is_some() {
+            self.set_aside(id);
+            return;
+        }
         let config = Arc::clone(&interface.config);
         for stage in &config.stages {
             self.steps += 1;
@@ -123,21 +127,40 @@ impl Dispatcher {
         }
     }
 
+    /// Forgets an interface of which nothing is assigned until it is seen for the first time again.
+    fn set_aside(&mut self, id: InterfaceId) {
+        let Some(config) = self.configs.remove(&id) else {
+            return;
+        };
+        for stage in &config.stages {
+            self.unname(&stage.name);
+            if let Some(queue) = self.stages.get(&stage.name).copied() {
+                self.queues[queue].drop_lane(id);
+                self.vacate(queue);
+            }
+        }
+    }
+
+    /// One interface less has a stage of this name.
+    fn unname(&mut self, stage: &str) {
+        if let Some(count) = self.named.get_mut(stage) {
+            *count -= 1;
+            if *count == 0 {
+                self.named.remove(stage);
+            }
+        }
+    }
+
     fn reconfigured(&mut self, interface: &Interface, before: &InterfaceConfig) {
         for stage in &before.stages {
-            if let Some(count) = self.named.get_mut(&stage.name) {
-                *count -= 1;
-                if *count == 0 {
-                    self.named.remove(&stage.name);
-                }
-            }
+            self.unname(&stage.name);
             let Some(queue) = self.stages.get(&stage.name).copied() else {
                 continue;
             };
             if interface.config.stage_number(&stage.name).is_none() {
                 self.queues[queue].drop_lane(interface.id);
                 self.vacate(queue);
-            } else if !interface.config.paused && self.queues[queue].unpark(interface.id) {
+            } else if is_worked_on(interface) && self.queues[queue].unpark(interface.id) {
                 self.wake(queue, &interface.name);
                 self.touch(queue, &interface.name);
             }
@@ -162,6 +185,10 @@ impl Dispatcher {
         let Some(interface) = state.interface(place.interface) else {
             return;
         };
+        if interface.set_aside().is_some() {
+            self.free(place);
+            return;
+        }
         let Some(slot) = interface
             .slot(place.sequence)
             .filter(|slot| slot.status == Status::Pending)
