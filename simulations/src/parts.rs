@@ -251,6 +251,10 @@ pub struct WatchedLoops {
 impl Observer for WatchedLoops {
     type Event = Event;
 
+    fn loaded(&mut self, view: View<'_>) {
+        self.loops.loaded(view);
+    }
+
     fn applied(&mut self, view: View<'_>, lump: &Lump) {
         if self.place.is_dead(self.boot) {
             return;

@@ -68,6 +68,31 @@ pub enum Command {
     DiscardDeadLetter(DiscardDeadLetter),
     RedriveDeadLetter(RedriveDeadLetter),
     ForgetFinished(ForgetFinished),
+    QuarantineInterface(QuarantineInterface),
+    RepairInterface(RepairInterface),
+}
+
+impl Command {
+    /// The one interface that it is about.
+    #[must_use]
+    pub const fn interface(&self) -> InterfaceId {
+        match self {
+            Self::Ingest(command) => command.interface,
+            Self::RefuseIngest(command) => command.interface,
+            Self::Report(command) => command.interface,
+            Self::Loss(command) => command.interface,
+            Self::Grant(command) => command.interface,
+            Self::GrantEnd(command) => command.interface,
+            Self::Answer(command) => command.interface,
+            Self::CreateInterface(command) => command.interface,
+            Self::UpdateInterface(command) => command.interface,
+            Self::DiscardDeadLetter(command) => command.interface,
+            Self::RedriveDeadLetter(command) => command.interface,
+            Self::ForgetFinished(command) => command.interface,
+            Self::QuarantineInterface(command) => command.interface,
+            Self::RepairInterface(command) => command.interface,
+        }
+    }
 }
 
 /// Gives a message the next sequence of its interface.
@@ -302,4 +327,22 @@ pub struct ForgetFinished {
     pub interface: InterfaceId,
     /// Through this sequence.
     pub through: Sequence,
+}
+
+/// Quarantines an interface in which a node that loaded its state found an invariant that does not hold. Proposed by the
+/// leader.
+#[derive(Clone, Debug)]
+pub struct QuarantineInterface {
+    /// Which.
+    pub interface: InterfaceId,
+    /// The invariant's name.
+    pub invariant: String,
+}
+
+/// Derives afresh what can be derived of a quarantined interface, and lifts the quarantine where every invariant holds
+/// then.
+#[derive(Clone, Debug)]
+pub struct RepairInterface {
+    /// Which.
+    pub interface: InterfaceId,
 }

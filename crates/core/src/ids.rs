@@ -99,6 +99,14 @@ number!(
     WallTime(u64)
 );
 
+impl MessageId {
+    /// The id of the message that the system makes of this one when it counts so many.
+    #[must_use]
+    pub fn derived(self, count: u64) -> Self {
+        Self(Uuid::new_v5(&self.0, &count.to_be_bytes()))
+    }
+}
+
 impl Sequence {
     /// Before the first.
     pub const ZERO: Self = Self(0);

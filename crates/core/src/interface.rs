@@ -61,10 +61,26 @@ pub struct Interface {
     pub(crate) hours: Hours,
     /// How many dead letters, and unfinished redrives at the tail, need the body stored under a sequence.
     pub(crate) bodies: BTreeMap<Sequence, u32>,
-    /// Redrives at the tail so far.
-    pub(crate) redrives: u64,
+    /// What was counted so far for the ids of redrives at the tail.
+    pub redrives: u64,
+    /// Set aside as it stands, on every replica alike, because an invariant does not hold.
+    pub quarantine: Option<Box<Quarantine>>,
+    /// An invariant that did not hold when this replica loaded its state: the leader's loops leave the interface alone
+    /// until the log says that it is quarantined. No part of what replicas agree on; apply does not look at it.
+    pub(crate) suspect: Option<&'static str>,
     /// What changed since the mutations were taken.
     pub(crate) dirty: Dirty,
+}
+
+/// Why an interface takes nothing but reads and a repair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// The name of the invariant that does not hold.
+    pub invariant: String,
+    /// The log entry whose command broke it, or told of it.
+    pub log_index: u64,
+    /// For people.
+    pub at: WallTime,
 }
 
 /// What of an interface has changed since [`State::take_mutations`](crate::State::take_mutations).
@@ -76,6 +92,10 @@ pub(crate) struct Dirty {
     pub(crate) hours: bool,
     pub(crate) destinations: DestinationBits,
     pub(crate) slots: Vec<Sequence>,
+    /// The slot that the command at hand changed: none changes two.
+    pub(crate) touched: Option<Sequence>,
+    /// An invariant that the command at hand found broken.
+    pub(crate) broken: Option<&'static str>,
 }
 
 pub(crate) type DestinationBits = u16;
@@ -251,7 +271,7 @@ impl Interface {
     /// Everything at or below it is done for every destination.
     #[must_use]
     pub fn finished_through(&self) -> Sequence {
-        Sequence(self.last_sequence.0 - self.slots.len() as u64)
+        Sequence(self.last_sequence.0.saturating_sub(self.slots.len() as u64))
     }
 
     /// The slot of a message that is not yet done for every destination.
@@ -278,7 +298,7 @@ impl Interface {
     /// The first of the finished sequences that are known because they are the last ones.
     #[must_use]
     pub fn known_from(&self) -> Sequence {
-        Sequence(self.finished_through().0 + 1 - self.remembered.len() as u64)
+        Sequence((self.finished_through().0 + 1).saturating_sub(self.remembered.len() as u64))
     }
 
     /// The sequence a known message has: undelivered ones, unresolved dead letters, those finished last, and those
@@ -330,13 +350,37 @@ impl Interface {
     /// Unreleased sequences.
     #[must_use]
     pub fn window(&self) -> u64 {
-        self.last_sequence.0 - self.watermark.0
+        self.last_sequence.0.saturating_sub(self.watermark.0)
     }
 
     /// Released sequences that the slowest destination has not acknowledged.
     #[must_use]
     pub fn backlog(&self) -> u64 {
-        self.watermark.0 - self.finished_through().0
+        self.watermark.0.saturating_sub(self.finished_through().0)
+    }
+
+    /// The invariant for which the interface is set aside: quarantined, or about to be. Nothing is assigned, sent or
+    /// accepted then.
+    #[must_use]
+    pub fn set_aside(&self) -> Option<&str> {
+        let quarantine = self.quarantine.as_deref();
+        quarantine.map_or(self.suspect, |there| Some(&there.invariant))
+    }
+
+    /// In words for a person: that it is set aside, why, and what helps.
+    #[must_use]
+    pub fn set_aside_text(&self) -> Option<String> {
+        let invariant = self.set_aside()?;
+        let sentence = crate::invariants::sentence(invariant);
+        let since = match self.quarantine.as_deref() {
+            Some(quarantine) => format!("since log entry {}", quarantine.log_index),
+            None => "as soon as the log says so".to_owned(),
+        };
+        Some(format!(
+            "interface {:?} is quarantined {since}: {invariant} does not hold ({sentence}). It takes nothing but reads \
+             and `ordo interface repair`; see docs/quarantine.md",
+            self.name
+        ))
     }
 
     /// The stage a message is in.
@@ -358,6 +402,7 @@ impl Interface {
     }
 
     pub(crate) fn touch_slot(&mut self, sequence: Sequence) {
+        self.dirty.touched = Some(sequence);
         let Some(slot) = self.slot_mut(sequence) else {
             return;
         };

@@ -24,8 +24,8 @@ mod state;
 
 pub use command::{
     Answer, AnswerKind, Command, CreateInterface, DiscardDeadLetter, Entry, ForgetFinished, Grant,
-    GrantEnd, Header, Ingest, Loss, Outcome, RedriveDeadLetter, RefuseIngest, Report, RunPosition,
-    UpdateInterface,
+    GrantEnd, Header, Ingest, Loss, Outcome, QuarantineInterface, RedriveDeadLetter, RefuseIngest,
+    RepairInterface, Report, RunPosition, UpdateInterface,
 };
 pub use config::{
     ConfigError, DestinationConfig, InterfaceConfig, StageConfig, validate_interface_name,
@@ -37,7 +37,7 @@ pub use ids::{
     Incarnation, InterfaceId, MessageId, ProducerSession, Sequence, StageNumber, Turn, WallTime,
 };
 pub use interface::{
-    DeadLetter, Destination, FailCause, Holder, Interface, Producer, Slot, Status,
+    DeadLetter, Destination, FailCause, Holder, Interface, Producer, Quarantine, Slot, Status,
 };
 pub use load::LoadError;
 pub use mutation::{

@@ -10,6 +10,8 @@ pub const STAGES_MAX: usize = 32;
 pub const DESTINATIONS_MAX: usize = 16;
 /// Numbered producers of one interface.
 pub const PRODUCERS_MAX: usize = 1_000;
+/// Ids that a redrive at the tail tries at once: each is passed over that a client has used before.
+pub const DERIVED_IDS_TRIED: u32 = 1_000;
 /// Headers of one message.
 pub const HEADERS_MAX: usize = 64;
 /// Bytes of one message's header names and values.

@@ -3,6 +3,7 @@
 use crate::hours::Hours;
 use crate::ids::{InterfaceId, Sequence};
 use crate::interface::Interface;
+use crate::invariants;
 use crate::mutation::{ConfigRow, Key, Record, Row, SessionRow};
 use crate::session::{Session, Unheard};
 use crate::state::State;
@@ -28,12 +29,18 @@ pub(crate) fn load(rows: impl Iterator<Item = (Key, Row)>) -> Result<State, Load
     }
     let now = loader.state.clock.cluster_time;
     for interface in loader.state.interfaces.values_mut() {
+        if interface.quarantine.is_some() {
+            // It is loaded as it stands.
+            continue;
+        }
         let first = interface.forgotten_through.next();
         if interface.hours.from().is_none() && first <= interface.finished_through() {
             // Rows of a version that did not note the hours: as if all had finished now.
             interface.hours.finished(first, now);
         }
         check(interface, loader.known_from.get(&interface.id).copied())?;
+        let checked = invariants::check_interface(interface);
+        interface.suspect = checked.err().map(|violation| violation.name);
     }
     Ok(loader.state)
 }
@@ -56,6 +63,9 @@ impl Loader {
             }
             (Key::Hours(id), Row::Hours(row)) => self.get(id)?.hours = Hours::new(row),
             (Key::Unheard(id, sequence), Row::Unheard(row)) => self.unheard(id, sequence, row)?,
+            (Key::Quarantine(id), Row::Quarantine(row)) => {
+                self.get(id)?.quarantine = Some(Box::new(row));
+            }
             (Key::Destination(id, number), Row::Destination(row)) => {
                 let interface = self.get(id)?;
                 let there = interface.destinations.get_mut(usize::from(number.0));
@@ -76,7 +86,7 @@ impl Loader {
             (Key::Slot(id, sequence), Row::Slot(slot)) => {
                 let interface = self.get(id)?;
                 let expected = interface.slowest_checkpoint().0 + 1 + interface.slots.len() as u64;
-                if sequence.0 != expected {
+                if sequence.0 != expected && interface.quarantine.is_none() {
                     return Err(LoadError(format!(
                         "interface {id} has slot {sequence} where {expected} belongs"
                     )));

@@ -7,7 +7,7 @@ use crate::ids::{
     ClusterTime, DeadLetterKey, DestinationNumber, DestinationSet, Digest, Incarnation,
     InterfaceId, MessageId, ProducerSession, Sequence, WallTime,
 };
-use crate::interface::{DeadLetter, Destination, Producer, Slot, Status};
+use crate::interface::{DeadLetter, Destination, Producer, Quarantine, Slot, Status};
 use crate::session::Unheard;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 pub enum Key {
     Clock,
     Config(InterfaceId),
+    Quarantine(InterfaceId),
     Lane(InterfaceId),
     Hours(InterfaceId),
     Destination(InterfaceId, DestinationNumber),
@@ -41,6 +42,8 @@ pub enum Row {
     Clock(ClockRow),
     /// An interface's name and configuration.
     Config(ConfigRow),
+    /// That and why an interface is quarantined.
+    Quarantine(Quarantine),
     /// An interface's counters.
     Lane(LaneRow),
     /// When its messages finished.
@@ -122,7 +125,7 @@ pub struct LaneRow {
     pub known_from: Sequence,
     /// Records through this sequence are gone.
     pub forgotten_through: Sequence,
-    /// Redrives at the tail so far: part of the new messages' ids.
+    /// What was counted so far for the ids of redrives at the tail.
     pub redrives: u64,
     /// The producers' sessions, the one heard of last at the end.
     pub sessions: Vec<SessionRow>,

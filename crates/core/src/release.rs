@@ -4,6 +4,7 @@ use crate::apply::Lane;
 use crate::effect::Effect;
 use crate::ids::{DestinationNumber, Sequence};
 use crate::interface::{Interface, Slot, Status};
+use crate::invariants::UNFINISHED;
 use crate::mutation::{Key, Record, Row};
 use crate::rules::Rules;
 use crate::state::destination_number;
@@ -49,10 +50,9 @@ impl<R: Rules> Lane<'_, R> {
         let from = self.interface.destinations[usize::from(number.0)].checkpoint;
         let (mut delivered, mut skipped) = (0, 0);
         for sequence in from.0 + 1..=through.0 {
-            let slot = self
-                .interface
-                .slot(Sequence(sequence))
-                .expect("what is beyond a checkpoint has a slot");
+            let Some(slot) = self.interface.slot(Sequence(sequence)) else {
+                return self.broken(UNFINISHED);
+            };
             match (slot.destinations.contains(number), slot.status) {
                 (false, _) => {}
                 (true, Status::Ready) if !slot.rejected.contains(number) => delivered += 1,
@@ -79,9 +79,9 @@ impl<R: Rules> Lane<'_, R> {
         let before = interface.destinations[usize::from(number.0)].checkpoint;
         let mut checkpoint = before;
         while checkpoint < interface.watermark {
-            let slot = interface
-                .slot(checkpoint.next())
-                .expect("what is beyond a checkpoint has a slot");
+            let Some(slot) = interface.slot(checkpoint.next()) else {
+                return self.broken(UNFINISHED);
+            };
             if slot.destinations.contains(number) {
                 break;
             }
@@ -94,15 +94,13 @@ impl<R: Rules> Lane<'_, R> {
     }
 
     /// Lets go of the messages that every destination is done with.
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         let through = self.interface.slowest_checkpoint();
         while self.interface.finished_through() < through {
             let sequence = self.interface.finished_through().next();
-            let slot = self
-                .interface
-                .slots
-                .pop_front()
-                .expect("what is beyond the slowest checkpoint has a slot");
+            let Some(slot) = self.interface.slots.pop_front() else {
+                return self.broken(UNFINISHED);
+            };
             self.finish_one(sequence, slot);
         }
         // Most interfaces are at rest most of the time: what a burst took is given back.

@@ -115,4 +115,14 @@ pub enum Refusal {
     BeingRedriven(Sequence),
     #[error("sequence {0} is released: it can be redriven at the tail only")]
     Released(Sequence),
+    #[error(
+        "the next {0} ids that the redrive could get are known already, sent by clients; once more tries those after them"
+    )]
+    DerivedIdsKnown(u32),
+    #[error(
+        "the interface is quarantined since log entry {log_index}: {invariant} does not hold ({}). It takes nothing but \
+         reads and `ordo interface repair`; see docs/quarantine.md",
+        crate::invariants::sentence(.invariant)
+    )]
+    Quarantined { invariant: String, log_index: u64 },
 }

@@ -35,6 +35,13 @@ pub trait Rules: Send + Sync + 'static {
         sequence
     }
 
+    /// Whether an id that was derived from another may be given to a message that the system makes: nobody has it yet
+    /// (guarantee 10).
+    #[must_use]
+    fn is_free(known: Option<Sequence>) -> bool {
+        known.is_none()
+    }
+
     /// Whether the same id comes with the same payload (guarantee 4).
     #[must_use]
     fn same_payload(known: Option<Digest>, given: Digest) -> bool {

@@ -140,23 +140,18 @@ impl State {
             effects.push(Effect::Interface {
                 interface: interface.id,
             });
-            let unreleased = interface
-                .slots()
-                .skip(usize::try_from(interface.backlog()).unwrap_or(usize::MAX));
-            let pending = unreleased.filter(|(_, slot)| !slot.status.is_final());
-            effects.extend(pending.map(|(sequence, _)| Effect::Work {
-                interface: interface.id,
-                sequence,
-            }));
-            for number in 0..interface.destinations.len() {
-                let destination = destination_number(number);
-                effects.push(Effect::Destination {
-                    interface: interface.id,
-                    destination,
-                });
+            if interface.set_aside().is_none() {
+                interface.resume(&mut effects);
             }
         }
         effects
+    }
+
+    /// The interfaces in which this replica found an invariant that does not hold when it loaded its state, and which
+    /// the log does not call quarantined yet, with the invariant's name.
+    pub fn suspects(&self) -> impl Iterator<Item = (&Interface, &'static str)> {
+        let interfaces = self.interfaces.values();
+        interfaces.filter_map(|there| Some((there, there.suspect?)))
     }
 
     /// What has changed since the last call, to be stored in one batch with the applied index. A row appears at
@@ -206,7 +201,29 @@ impl Interface {
             hours: Hours::default(),
             bodies: BTreeMap::new(),
             redrives: 0,
+            quarantine: None,
+            suspect: None,
             dirty: Dirty::default(),
+        }
+    }
+
+    /// Every effect of what this interface has to do.
+    pub(crate) fn resume(&self, effects: &mut Vec<Effect>) {
+        let interface = self.id;
+        let unreleased = self
+            .slots()
+            .skip(usize::try_from(self.backlog()).unwrap_or(usize::MAX));
+        let pending = unreleased.filter(|(_, slot)| !slot.status.is_final());
+        effects.extend(pending.map(|(sequence, _)| Effect::Work {
+            interface,
+            sequence,
+        }));
+        for number in 0..self.destinations.len() {
+            let destination = destination_number(number);
+            effects.push(Effect::Destination {
+                interface,
+                destination,
+            });
         }
     }
 
@@ -269,6 +286,7 @@ impl Key {
         match self {
             Self::Clock => None,
             Self::Config(id)
+            | Self::Quarantine(id)
             | Self::Lane(id)
             | Self::Hours(id)
             | Self::Destination(id, _)

@@ -4,7 +4,7 @@
 mod common;
 
 use common::bench::Replica;
-use common::driver::{Change, Driver, How, Off, Op, Place, Step, What};
+use common::driver::{Change, DERIVED, Driver, How, IDS, Off, Op, Place, Step, What};
 use proptest::prelude::*;
 
 fn off() -> impl Strategy<Value = i8> {
@@ -65,8 +65,14 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Change::Same),
     ];
     prop_oneof![
-        24 => (0u8..20, prop::bool::weighted(0.1), any::<bool>(), numbered, session()).prop_map(
-            |(id, other_payload, headers, numbered, session)| {
+        24 => (
+            prop_oneof![5 => 0..DERIVED, 1 => DERIVED..IDS],
+            prop::bool::weighted(0.1),
+            any::<bool>(),
+            numbered,
+            session(),
+        )
+            .prop_map(|(id, other_payload, headers, numbered, session)| {
                 Op::Ingest { id, other_payload, headers, numbered, session }
             }
         ),

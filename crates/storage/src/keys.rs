@@ -1,8 +1,8 @@
 //! Keys of the state store: permanent.
 //!
 //! A key is a kind byte, then its parts in the order of [`Key`]'s fields, numbers big-endian, so that the bytes sort
-//! as the keys do. The loader depends on it: an interface's configuration comes before its counters, those before
-//! its slots, and slots and records come in sequence order. Kinds leave gaps for what comes later; a retired kind
+//! as the keys do. The loader depends on it: an interface's configuration comes before its quarantine, that before its counters,
+//! those before its slots, and slots and records come in sequence order. Kinds leave gaps for what comes later; a retired kind
 //! byte is never used again.
 //!
 //! | kind | key | bytes after the kind |
@@ -11,6 +11,7 @@
 //! | `01` | (the last applied membership; no row of the state) | |
 //! | `10` | clock | |
 //! | `20` | config | interface 16 |
+//! | `24` | quarantine | interface 16 |
 //! | `28` | lane | interface 16 |
 //! | `2c` | hours | interface 16 |
 //! | `30` | destination | interface 16, destination 1 |
@@ -38,6 +39,7 @@ pub(crate) const STATE_TO: &[u8] = &[0xff];
 
 pub(crate) const CLOCK: u8 = 0x10;
 pub(crate) const CONFIG: u8 = 0x20;
+pub(crate) const QUARANTINE: u8 = 0x24;
 pub(crate) const LANE: u8 = 0x28;
 pub(crate) const HOURS: u8 = 0x2c;
 pub(crate) const DESTINATION: u8 = 0x30;
@@ -74,6 +76,7 @@ pub fn encode(key: &Key, out: &mut Vec<u8>) {
     match key {
         Key::Clock => out.push(CLOCK),
         Key::Config(id) => interface(out, CONFIG, *id),
+        Key::Quarantine(id) => interface(out, QUARANTINE, *id),
         Key::Lane(id) => interface(out, LANE, *id),
         Key::Hours(id) => interface(out, HOURS, *id),
         Key::Destination(id, number) => {
@@ -142,6 +145,7 @@ fn decode_parts(rest: &mut Parts<'_>) -> Option<Key> {
     let id = InterfaceId(Uuid::from_bytes(rest.array()?));
     Some(match kind {
         CONFIG => Key::Config(id),
+        QUARANTINE => Key::Quarantine(id),
         LANE => Key::Lane(id),
         HOURS => Key::Hours(id),
         DESTINATION => Key::Destination(id, DestinationNumber(rest.byte()?)),
@@ -253,6 +257,7 @@ mod tests {
         prop_oneof![
             Just(Key::Clock),
             ids().prop_map(Key::Config),
+            ids().prop_map(Key::Quarantine),
             ids().prop_map(Key::Lane),
             ids().prop_map(Key::Hours),
             (ids(), destination()).prop_map(|(id, number)| Key::Destination(id, number)),
@@ -333,6 +338,7 @@ mod tests {
         };
         assert_eq!(hex(&Key::Clock), "10");
         assert_eq!(hex(&Key::Config(id)), format!("20{i}"));
+        assert_eq!(hex(&Key::Quarantine(id)), format!("24{i}"));
         assert_eq!(hex(&Key::Lane(id)), format!("28{i}"));
         assert_eq!(hex(&Key::Hours(id)), format!("2c{i}"));
         assert_eq!(

@@ -24,6 +24,9 @@ pub trait Observer: Send + 'static {
     /// What others may tell it through [`MachineHandle::send`].
     type Event: Send + 'static;
 
+    /// The state was loaded from the disk, before anything else happens.
+    fn loaded(&mut self, _view: View<'_>) {}
+
     /// A lump of entries was applied and written to the store (not synced: the log is the durability), and its
     /// proposers have not been answered yet.
     fn applied(&mut self, view: View<'_>, lump: &Lump);

@@ -43,6 +43,7 @@ pub fn encode(row: &Row, out: &mut Vec<u8>) {
     match row {
         Row::Clock(row) => encode_fields(row, out),
         Row::Config(row) => encode_grown(&(row, work_ms_max(row)), out),
+        Row::Quarantine(row) => encode_fields(row, out),
         Row::Lane(row) => encode_grown(row, out),
         Row::Hours(row) => encode_fields(row, out),
         Row::Destination(row) => encode_fields(row, out),
@@ -72,6 +73,7 @@ pub fn decode(key: &Key, bytes: &[u8]) -> Result<Row, RowError> {
     Ok(match key {
         Key::Clock => Row::Clock(decode_fields(bytes)?),
         Key::Config(..) => Row::Config(decode_config(bytes)?),
+        Key::Quarantine(..) => Row::Quarantine(decode_fields(bytes)?),
         Key::Lane(..) => Row::Lane(decode_grown(bytes, LANE_GREW)?),
         Key::Hours(..) => Row::Hours(decode_fields(bytes)?),
         Key::Destination(..) => Row::Destination(decode_fields(bytes)?),
@@ -163,8 +165,8 @@ mod tests {
         ClockRow, ClusterTime, ConsumerId, DeadLetter, DeadLetterKey, Destination,
         DestinationNumber, DestinationSet, Digest, Epoch, EventKind, EventRow, FailCause,
         FinishedHour, Header, Holder, Incarnation, InterfaceConfig, InterfaceId, LaneRow,
-        MessageId, Producer, ProducerSession, Record, RunPosition, Sequence, SessionRow,
-        StageConfig, StageNumber, Status, Unheard, WallTime,
+        MessageId, Producer, ProducerSession, Quarantine, Record, RunPosition, Sequence,
+        SessionRow, StageConfig, StageNumber, Status, Unheard, WallTime,
     };
     use proptest::prelude::*;
     use std::num::NonZeroU64;
@@ -225,6 +227,20 @@ mod tests {
 
     fn session() -> impl Strategy<Value = ProducerSession> {
         any::<NonZeroU64>().prop_map(ProducerSession)
+    }
+
+    fn quarantine() -> impl Strategy<Value = (Key, Row)> {
+        ("[a-z_]{0,9}", any::<u64>(), any::<u64>()).prop_map(|(invariant, log_index, at)| {
+            let row = Quarantine {
+                invariant,
+                log_index,
+                at: WallTime(at),
+            };
+            (
+                Key::Quarantine(InterfaceId(Uuid::nil())),
+                Row::Quarantine(row),
+            )
+        })
     }
 
     fn lane() -> impl Strategy<Value = (Key, Row)> {
@@ -447,6 +463,7 @@ mod tests {
         prop_oneof![
             clock(),
             config(),
+            quarantine(),
             lane(),
             hours(),
             unheard(),

@@ -9,8 +9,8 @@ use ordo_core::{
     Answer, AnswerKind, ClusterTime, Command, ConsumerId, CreateInterface, DeadLetterKey,
     DestinationNumber, Digest, DiscardDeadLetter, Entry, Epoch, ForgetFinished, Grant, GrantEnd,
     Header, Incarnation, Ingest, InterfaceId, Loss, MessageId, Outcome, ProducerSession,
-    RedriveDeadLetter, RefuseIngest, Report, RunPosition, Sequence, StageNumber, Turn,
-    UpdateInterface, WallTime,
+    QuarantineInterface, RedriveDeadLetter, RefuseIngest, RepairInterface, Report, RunPosition,
+    Sequence, StageNumber, Turn, UpdateInterface, WallTime,
 };
 use prost::Message;
 use std::num::NonZeroU64;
@@ -179,6 +179,13 @@ fn command_to_proto(command: &Command) -> proto::Command {
             interface_id: id(c.interface.0),
             through: c.through.0,
         }),
+        Command::QuarantineInterface(c) => To::QuarantineInterface(proto::QuarantineInterface {
+            interface_id: id(c.interface.0),
+            invariant: c.invariant.clone(),
+        }),
+        Command::RepairInterface(c) => To::RepairInterface(proto::RepairInterface {
+            interface_id: id(c.interface.0),
+        }),
     };
     proto::Command {
         command: Some(command),
@@ -312,6 +319,13 @@ fn command_from_proto(command: proto::Command) -> Result<Command, DecodeError> {
             From::ForgetFinished(c) => Command::ForgetFinished(ForgetFinished {
                 interface: interface(&c.interface_id)?,
                 through: Sequence(c.through),
+            }),
+            From::QuarantineInterface(c) => Command::QuarantineInterface(QuarantineInterface {
+                interface: interface(&c.interface_id)?,
+                invariant: c.invariant,
+            }),
+            From::RepairInterface(c) => Command::RepairInterface(RepairInterface {
+                interface: interface(&c.interface_id)?,
             }),
         },
     )

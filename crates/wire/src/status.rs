@@ -25,7 +25,10 @@ pub const fn reason_of(refusal: &Refusal) -> Reason {
         Refusal::ProducerGap { .. } => Reason::ProducerGap,
         Refusal::ProducerSequenceUsed { .. } => Reason::ProducerSequenceUsed,
         Refusal::ProducerRefused(_) => Reason::InvalidField,
-        Refusal::ProducersFull(_) | Refusal::DeadLettersFull { .. } => Reason::CapReached,
+        Refusal::ProducersFull(_)
+        | Refusal::DeadLettersFull { .. }
+        | Refusal::DerivedIdsKnown(_) => Reason::CapReached,
+        Refusal::Quarantined { .. } => Reason::Quarantined,
         Refusal::Superseded => Reason::Superseded,
         Refusal::Stale { .. } => Reason::Stale,
         Refusal::HeadersFull { .. } => Reason::TooLarge,
@@ -75,7 +78,8 @@ pub const fn code_of(reason: Reason) -> Code {
         | Reason::Released
         | Reason::NotInitialized
         | Reason::AlreadyInitialized
-        | Reason::Membership => Code::FailedPrecondition,
+        | Reason::Membership
+        | Reason::Quarantined => Code::FailedPrecondition,
         Reason::NotLeader | Reason::Superseded | Reason::OutcomeUnknown => Code::Unavailable,
         Reason::Replaced => Code::Aborted,
     }
@@ -230,5 +234,30 @@ mod tests {
         ] {
             assert_eq!(code_of(transient), Code::ResourceExhausted);
         }
+    }
+
+    #[test]
+    fn a_quarantine_says_which_invariant_does_not_hold_and_what_helps() {
+        let refusal = Refusal::Quarantined {
+            invariant: "ids_are_known".to_owned(),
+            log_index: 17,
+        };
+        let failure = Failure::from(&refusal);
+        assert_eq!(failure.reason, Reason::Quarantined);
+        assert_eq!(code_of(failure.reason), Code::FailedPrecondition);
+        for part in [
+            "log entry 17",
+            "ids_are_known does not hold (the id of every unfinished message is known under its sequence)",
+            "ordo interface repair",
+            "docs/quarantine.md",
+        ] {
+            assert!(
+                failure.text.contains(part),
+                "{part:?} in {:?}",
+                failure.text
+            );
+        }
+        let full = Failure::from(&Refusal::DerivedIdsKnown(1_000));
+        assert_eq!(code_of(full.reason), Code::ResourceExhausted);
     }
 }

@@ -5,8 +5,9 @@ use ordo_core::{
     Answer, AnswerKind, ClusterTime, Command, ConsumerId, CreateInterface, DeadLetterKey,
     DestinationConfig, DestinationNumber, Digest, DiscardDeadLetter, Entry, Epoch, ForgetFinished,
     Grant, GrantEnd, Header, Incarnation, Ingest, InterfaceConfig, InterfaceId, Loss, MessageId,
-    Outcome, ProducerSession, RedriveDeadLetter, RefuseIngest, Report, RunPosition, Sequence,
-    StageConfig, StageNumber, Turn, UpdateInterface, WallTime,
+    Outcome, ProducerSession, QuarantineInterface, RedriveDeadLetter, RefuseIngest,
+    RepairInterface, Report, RunPosition, Sequence, StageConfig, StageNumber, Turn,
+    UpdateInterface, WallTime,
 };
 use ordo_wire::entry::{DecodeError, ENTRY_VERSION, decode, encode};
 use proptest::prelude::*;
@@ -218,6 +219,13 @@ fn changes() -> impl Strategy<Value = Command> {
         (interface(), sequence()).prop_map(|(interface, through)| {
             Command::ForgetFinished(ForgetFinished { interface, through })
         }),
+        (interface(), "[a-z_]{0,20}").prop_map(|(interface, invariant)| {
+            Command::QuarantineInterface(QuarantineInterface {
+                interface,
+                invariant,
+            })
+        }),
+        interface().prop_map(|interface| Command::RepairInterface(RepairInterface { interface })),
     ]
 }
 

@@ -6,7 +6,7 @@
 mod common;
 
 use common::bench::Replica;
-use common::driver::{Change, Driver, How, Off, Op, Place, Step, What};
+use common::driver::{Change, Driver, How, IDS, Off, Op, Place, Step, What};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
@@ -106,7 +106,7 @@ fn destination(choices: &mut Unstructured<'_>) -> Result<u8> {
 fn op(choices: &mut Unstructured<'_>) -> Result<Op> {
     Ok(match up_to(choices, 31)? {
         0..=7 => Op::Ingest {
-            id: up_to(choices, 19)?,
+            id: up_to(choices, IDS - 1)?,
             other_payload: rarely(choices, 10)?,
             headers: choices.arbitrary()?,
             numbered: match rarely(choices, 3)? {

@@ -4,6 +4,7 @@ use super::{Context, Failure, Lane};
 use crate::command::{Answer, AnswerKind};
 use crate::ids::{DeadLetterKey, DestinationNumber, Epoch, Sequence};
 use crate::interface::{Destination, FailCause, Status};
+use crate::invariants::UNFINISHED;
 use crate::mutation::EventKind;
 use crate::reply::{Refusal, Reply};
 use crate::rules::Rules;
@@ -79,12 +80,12 @@ impl<R: Rules> Lane<'_, R> {
         given: Sequence,
     ) -> Result<(), Refusal> {
         self.check_head(number, given)?;
-        let slot = self
-            .interface
-            .slot(given)
-            .expect("what is beyond a checkpoint has a slot");
-        match slot.status {
-            Status::Ready => Ok(()),
+        let status = self.interface.slot(given).map(|slot| slot.status);
+        if status.is_none() {
+            self.broken(UNFINISHED);
+        }
+        match status {
+            Some(Status::Ready) => Ok(()),
             _ => Err(Refusal::SkipMarker(given)),
         }
     }
@@ -150,10 +151,10 @@ impl<R: Rules> Lane<'_, R> {
             return Err(Refusal::DeadLettersFull { count, bytes });
         }
         let attempts = self.destination(number).attempts + 1;
-        let slot = self
-            .interface
-            .slot_mut(sequence)
-            .expect("what is beyond a checkpoint has a slot");
+        let Some(slot) = self.interface.slot_mut(sequence) else {
+            self.broken(UNFINISHED);
+            return Ok(());
+        };
         slot.rejected.insert(number);
         let key = DeadLetterKey {
             sequence,

@@ -4,10 +4,11 @@ use super::{Context, Lane};
 use crate::command::{DiscardDeadLetter, RedriveDeadLetter};
 use crate::ids::{ClusterTime, DeadLetterKey, DestinationSet, MessageId, Sequence, Turn};
 use crate::interface::{DeadLetter, Slot, Status};
+use crate::invariants::{COUNTED, UNFINISHED};
+use crate::limits::DERIVED_IDS_TRIED;
 use crate::mutation::{EventKind, Key, Row};
 use crate::reply::{Refusal, Reply};
 use crate::rules::Rules;
-use uuid::Uuid;
 
 impl<R: Rules> Context<'_, R> {
     pub(super) fn discard_dead_letter(
@@ -39,12 +40,14 @@ impl<R: Rules> Context<'_, R> {
         if !in_place && command.in_place_only {
             return Err(Refusal::Released(key.sequence));
         }
-        let place = lane.place_of(key);
-        let sequence = if in_place {
-            key.sequence
-        } else {
-            lane.interface.last_sequence.next()
+        let (sequence, derived) = match in_place {
+            true => (key.sequence, None),
+            false => (
+                lane.interface.last_sequence.next(),
+                Some(lane.derived_id(letter.message_id)?),
+            ),
         };
+        let place = lane.place_of(key);
         lane.event(
             key.sequence,
             EventKind::Redriven,
@@ -52,9 +55,9 @@ impl<R: Rules> Context<'_, R> {
             format!("as sequence {sequence}"),
         );
         lane.mark_redriven(key, sequence);
-        match in_place {
-            true => lane.redrive_in_place(key),
-            false => lane.redrive_at_tail(key, letter),
+        match derived {
+            None => lane.redrive_in_place(key),
+            Some(message_id) => lane.redrive_at_tail(key, letter, message_id),
         }
         Ok(Reply::Redriven { in_place, sequence })
     }
@@ -73,6 +76,22 @@ impl<R: Rules> Lane<'_, R> {
         }
     }
 
+    /// An id for a message that the system makes of another: derived from the old one's and a count, passing over any
+    /// that is known. Only so many at once: whoever sent thousands of them in advance must not hold everybody up.
+    ///
+    /// # Errors
+    /// When all of those are known. The count has moved on all the same.
+    pub(super) fn derived_id(&mut self, old: MessageId) -> Result<MessageId, Refusal> {
+        for _ in 0..DERIVED_IDS_TRIED {
+            self.interface.redrives += 1;
+            let message_id = old.derived(self.interface.redrives);
+            if R::is_free(self.interface.sequence_of(message_id)) {
+                return Ok(message_id);
+            }
+        }
+        Err(Refusal::DerivedIdsKnown(DERIVED_IDS_TRIED))
+    }
+
     fn place_of(&self, key: DeadLetterKey) -> String {
         match (key.destination, self.interface.dead_letters.get(&key)) {
             (Some(destination), _) => self.interface.destination_name(destination).to_owned(),
@@ -82,11 +101,9 @@ impl<R: Rules> Lane<'_, R> {
     }
 
     fn mark_redriven(&mut self, key: DeadLetterKey, sequence: Sequence) {
-        let letter = self
-            .interface
-            .dead_letters
-            .get_mut(&key)
-            .expect("the caller has just read it");
+        let Some(letter) = self.interface.dead_letters.get_mut(&key) else {
+            return self.broken(COUNTED);
+        };
         letter.redriven_as = Some(sequence);
         let row = Row::DeadLetter(letter.clone());
         self.put(Key::DeadLetter(self.interface.id, key), row);
@@ -94,10 +111,9 @@ impl<R: Rules> Lane<'_, R> {
 
     /// Back under its own sequence: nothing behind it was released yet.
     fn redrive_in_place(&mut self, key: DeadLetterKey) {
-        let slot = self
-            .interface
-            .slot_mut(key.sequence)
-            .expect("what is beyond the watermark has a slot");
+        let Some(slot) = self.interface.slot_mut(key.sequence) else {
+            return self.broken(UNFINISHED);
+        };
         slot.status = Status::Pending;
         slot.attempts = 0;
         slot.losses = 0;
@@ -110,11 +126,9 @@ impl<R: Rules> Lane<'_, R> {
     }
 
     /// A new message, with the old one's body: only for the destinations that have not had it.
-    fn redrive_at_tail(&mut self, key: DeadLetterKey, letter: DeadLetter) {
-        self.interface.redrives += 1;
-        let name = self.interface.redrives.to_be_bytes();
+    fn redrive_at_tail(&mut self, key: DeadLetterKey, letter: DeadLetter, message_id: MessageId) {
         self.append(Slot {
-            message_id: MessageId(Uuid::new_v5(&letter.message_id.0, &name)),
+            message_id,
             digest: letter.digest,
             accepted_at: letter.accepted_at,
             not_before: ClusterTime(0),

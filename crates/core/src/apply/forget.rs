@@ -14,7 +14,9 @@ impl<R: Rules> Context<'_, R> {
         let mut lane = self.lane(command.interface)?;
         lane.forget_known();
         let interface = &mut *lane.interface;
-        let through = command.through.min(Sequence(interface.known_from().0 - 1));
+        let through = command
+            .through
+            .min(Sequence(interface.known_from().0.saturating_sub(1)));
         let mut from = interface.forgotten_through.next();
         if through < from {
             return Ok(Reply::Done);

@@ -4,11 +4,13 @@ use super::{Context, Lane};
 use crate::command::{Ingest, RefuseIngest};
 use crate::ids::{ClusterTime, DestinationSet, MessageId, Sequence, StageNumber, Turn};
 use crate::interface::{Producer, Slot, Status, header_bytes};
+use crate::invariants::KNOWN;
 use crate::limits::PRODUCERS_MAX;
 use crate::mutation::{Key, PayloadRow, Row};
 use crate::reply::{Refusal, Reply};
 use crate::rules::Rules;
 use smallvec::SmallVec;
+use std::collections::btree_map::Entry;
 
 /// What a producer's own number says of a message.
 enum Numbered {
@@ -207,7 +209,11 @@ impl<R: Rules> Lane<'_, R> {
         } else {
             Status::Ready
         };
-        interface.known.insert(slot.message_id, sequence);
+        // An id that is known stays whose it is.
+        match interface.known.entry(slot.message_id) {
+            Entry::Vacant(free) => drop(free.insert(sequence)),
+            Entry::Occupied(_) => drop(interface.dirty.broken.get_or_insert(KNOWN)),
+        }
         if slot.body_of != sequence {
             interface.need_body(slot.body_of);
         }

@@ -102,7 +102,7 @@ impl Interface {
         } else {
             return Ok(());
         };
-        let undelivered = self.last_sequence.0 - self.finished_through().0;
+        let undelivered = self.slots.len() as u64;
         let dead_letters = self.dead_letters.len() as u64;
         match undelivered == 0 && dead_letters == 0 {
             true => Ok(()),

@@ -6,6 +6,7 @@ mod forget;
 mod grant;
 mod ingest;
 mod interface;
+mod quarantine;
 mod remember;
 mod report;
 
@@ -15,6 +16,7 @@ use crate::command::Command;
 use crate::effect::Effect;
 use crate::ids::{DeadLetterKey, DestinationNumber, InterfaceId, Sequence, StageNumber};
 use crate::interface::{DeadLetter, FailCause, Interface};
+use crate::invariants::{COUNTED, UNFINISHED};
 use crate::mutation::{ClockRow, EventKind, EventRow, Key, Mutation, Row};
 use crate::reply::{Refusal, Reply};
 use crate::rules::Rules;
@@ -66,6 +68,7 @@ impl<'a, R: Rules> Context<'a, R> {
     }
 
     pub(crate) fn run(&mut self, command: Command) -> Reply {
+        let id = command.interface();
         let reply = match command {
             Command::Ingest(command) => self.ingest(command),
             Command::RefuseIngest(command) => self.refuse_ingest(command),
@@ -79,11 +82,24 @@ impl<'a, R: Rules> Context<'a, R> {
             Command::DiscardDeadLetter(command) => self.discard_dead_letter(&command),
             Command::RedriveDeadLetter(command) => self.redrive_dead_letter(&command),
             Command::ForgetFinished(command) => self.forget_finished(&command),
+            Command::QuarantineInterface(command) => self.quarantine_interface(command),
+            Command::RepairInterface(command) => self.repair_interface(&command),
         };
+        let reply = self.left_whole(id).and(reply);
         reply.unwrap_or_else(Reply::Refused)
     }
 
+    /// An interface that takes commands.
     fn lane(&mut self, id: InterfaceId) -> Result<Lane<'_, R>, Refusal> {
+        let lane = self.any_lane(id)?;
+        match lane.interface.quarantine.as_deref() {
+            None => Ok(lane),
+            Some(quarantine) => Err(quarantine.refusal()),
+        }
+    }
+
+    /// An interface, be it quarantined.
+    fn any_lane(&mut self, id: InterfaceId) -> Result<Lane<'_, R>, Refusal> {
         let share = self.state.totals.share(self.state.interfaces.len());
         let interface = self
             .state
@@ -121,6 +137,11 @@ impl<R: Rules> Lane<'_, R> {
 
     pub(crate) fn delete(&mut self, key: Key) {
         self.mutations.push(Mutation::Delete(key));
+    }
+
+    /// Something that the command relies on is missing: it goes no further, and the interface is quarantined.
+    pub(crate) fn broken(&mut self, invariant: &'static str) {
+        self.interface.dirty.broken.get_or_insert(invariant);
     }
 
     pub(crate) fn effect(&mut self, effect: Effect) {
@@ -164,10 +185,9 @@ impl<R: Rules> Lane<'_, R> {
 
     /// Fails a PENDING message for good: it becomes a dead letter, and a skip marker once it is released.
     pub(crate) fn fail(&mut self, sequence: Sequence, failure: Failure) {
-        let slot = self
-            .interface
-            .slot_mut(sequence)
-            .expect("the caller has just read the slot");
+        let Some(slot) = self.interface.slot_mut(sequence) else {
+            return self.broken(UNFINISHED);
+        };
         slot.status = crate::Status::Failed(failure.cause);
         let (attempts, losses) = (u32::from(slot.attempts), u32::from(slot.losses));
         let key = DeadLetterKey {
@@ -188,10 +208,9 @@ impl<R: Rules> Lane<'_, R> {
         losses: u32,
     ) {
         let failed_at = self.clock.wall_time;
-        let slot = self
-            .interface
-            .slot(key.sequence)
-            .expect("a message that fails is unfinished");
+        let Some(slot) = self.interface.slot(key.sequence) else {
+            return self.broken(UNFINISHED);
+        };
         let old = slot.redrive_of.as_deref().copied();
         let letter = DeadLetter {
             message_id: slot.message_id,
@@ -265,16 +284,20 @@ impl<R: Rules> Lane<'_, R> {
 
     /// A dead letter no longer counts, nor needs its body.
     fn let_go(&mut self, letter: &DeadLetter) {
-        self.interface.dead_letter_bytes -= u64::from(letter.payload_bytes);
+        let bytes = u64::from(letter.payload_bytes);
+        match self.interface.dead_letter_bytes.checked_sub(bytes) {
+            Some(left) => self.interface.dead_letter_bytes = left,
+            None => self.broken(COUNTED),
+        }
         self.let_go_of_body(letter.body_of, letter.header_rows);
     }
 
     /// One less needs a body that is counted.
     pub(crate) fn let_go_of_body(&mut self, body_of: Sequence, header_rows: u64) {
         let bodies = &mut self.interface.bodies;
-        let count = bodies
-            .get_mut(&body_of)
-            .expect("every dead letter and every redrive at the tail is counted");
+        let Some(count) = bodies.get_mut(&body_of) else {
+            return self.broken(COUNTED);
+        };
         *count -= 1;
         if *count == 0 {
             bodies.remove(&body_of);

@@ -4,6 +4,7 @@ use super::{Context, Failure, Lane};
 use crate::command::{Header, Loss, Outcome, Report};
 use crate::ids::{ClusterTime, DestinationNumber, DestinationSet, Sequence, StageNumber, Turn};
 use crate::interface::{FailCause, Slot, Status, header_bytes};
+use crate::invariants::{IN_A_STAGE, UNFINISHED};
 use crate::limits::{HEADER_BYTES_MAX, HEADERS_MAX};
 use crate::mutation::{EventKind, Key, PayloadRow, Row};
 use crate::reply::{Refusal, Reply};
@@ -103,10 +104,10 @@ impl<R: Rules> Lane<'_, R> {
         }
         let (id, stages) = (self.interface.id, self.interface.config.stages.len());
         let wall = self.clock.wall_time.0;
-        let slot = self
-            .interface
-            .slot_mut(sequence)
-            .expect("the report was checked against the slot");
+        let Some(slot) = self.interface.slot_mut(sequence) else {
+            self.broken(UNFINISHED);
+            return Ok(());
+        };
         let count = usize::from(slot.header_count) + headers.len();
         let bytes = usize::from(slot.header_bytes) + header_bytes(&headers);
         if count > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
@@ -157,11 +158,12 @@ impl<R: Rules> Lane<'_, R> {
     fn retry(&mut self, sequence: Sequence, reason: String, jitter: u16) {
         let now = self.clock.cluster_time;
         let config = std::sync::Arc::clone(&self.interface.config);
-        let slot = self
-            .interface
-            .slot_mut(sequence)
-            .expect("the report was checked against the slot");
-        let stage = &config.stages[usize::from(slot.stage.0)];
+        let Some(slot) = self.interface.slot_mut(sequence) else {
+            return self.broken(UNFINISHED);
+        };
+        let Some(stage) = config.stages.get(usize::from(slot.stage.0)) else {
+            return self.broken(IN_A_STAGE);
+        };
         slot.turn = slot.turn.next();
         slot.attempts += 1;
         let attempts = u32::from(slot.attempts);
@@ -182,11 +184,12 @@ impl<R: Rules> Lane<'_, R> {
 
     fn lose(&mut self, sequence: Sequence, reason: String) {
         let config = std::sync::Arc::clone(&self.interface.config);
-        let slot = self
-            .interface
-            .slot_mut(sequence)
-            .expect("the loss was checked against the slot");
-        let stage = &config.stages[usize::from(slot.stage.0)];
+        let Some(slot) = self.interface.slot_mut(sequence) else {
+            return self.broken(UNFINISHED);
+        };
+        let Some(stage) = config.stages.get(usize::from(slot.stage.0)) else {
+            return self.broken(IN_A_STAGE);
+        };
         slot.turn = slot.turn.next();
         slot.losses += 1;
         let losses = u32::from(slot.losses);
@@ -221,10 +224,9 @@ impl<R: Rules> Lane<'_, R> {
     }
 
     fn reject(&mut self, sequence: Sequence, reason: String) {
-        let slot = self
-            .interface
-            .slot_mut(sequence)
-            .expect("the report was checked against the slot");
+        let Some(slot) = self.interface.slot_mut(sequence) else {
+            return self.broken(UNFINISHED);
+        };
         slot.turn = slot.turn.next();
         slot.attempts += 1;
         let stage = slot.stage;
@@ -244,10 +246,9 @@ impl<R: Rules> Lane<'_, R> {
     }
 
     fn filter(&mut self, sequence: Sequence, reason: String) {
-        let slot = self
-            .interface
-            .slot_mut(sequence)
-            .expect("the report was checked against the slot");
+        let Some(slot) = self.interface.slot_mut(sequence) else {
+            return self.broken(UNFINISHED);
+        };
         slot.turn = slot.turn.next();
         slot.status = Status::Filtered;
         let stage = slot.stage;

@@ -150,6 +150,9 @@ impl Bench {
         );
         if replica == Replica::Restarts {
             self.replica = self.replica_store.load();
+            let suspects = self.replica.suspects();
+            let suspects: Vec<_> = suspects.map(|(_, invariant)| invariant).collect();
+            assert!(suspects.is_empty(), "loaded: {suspects:?} do not hold");
         }
         let (a, b) = (format!("{:#?}", self.replica), format!("{:#?}", self.state));
         assert!(

@@ -30,6 +30,7 @@ pub enum Place {
 #[derive(Clone, Debug)]
 pub enum Op {
     Ingest {
+        /// From [`DERIVED`] on it is an id that the system derives, or will: see [`message_id`].
         id: u8,
         other_payload: bool,
         headers: bool,
@@ -82,6 +83,11 @@ pub enum Op {
         name: u8,
     },
 }
+
+/// Ids below are a producer's own.
+pub const DERIVED: u8 = 20;
+/// Ids that the choices are drawn from.
+pub const IDS: u8 = DERIVED + 12;
 
 /// How far off a report is.
 #[derive(Clone, Copy, Debug)]
@@ -299,7 +305,7 @@ impl Driver {
                 };
                 Command::Ingest(Ingest {
                     interface,
-                    message_id: MessageId(id_of(&format!("message {id}"))),
+                    message_id: message_id(there, *id),
                     digest: digest_of(payload.as_bytes()),
                     payload: payload.into(),
                     headers: headers.then(header).into_iter().collect(),
@@ -316,7 +322,7 @@ impl Driver {
             }
             Op::Refuse { id, producer, off } => Command::RefuseIngest(RefuseIngest {
                 interface,
-                message_id: MessageId(id_of(&format!("message {id}"))),
+                message_id: message_id(there, *id),
                 numbered: numbered_by(there, *producer, *off),
             }),
             Op::Report { which, off, what } => report_command(there?, *which, *off, *what),
@@ -403,6 +409,19 @@ impl Driver {
             }
         })
     }
+}
+
+/// A producer's own id, or one that a redrive of some dead letter or message got, gets next or soon.
+fn message_id(there: Option<&Interface>, id: u8) -> MessageId {
+    let own = MessageId(id_of(&format!("message {id}")));
+    let (Some(there), Some(derived)) = (there, id.checked_sub(DERIVED)) else {
+        return own;
+    };
+    let letters = there.dead_letters.values().map(|letter| letter.message_id);
+    let slots = there.slots().map(|(_, slot)| slot.message_id);
+    let olds: Vec<_> = letters.chain(slots).take(3).collect();
+    let old = pick(&olds, u16::from(derived / 4)).unwrap_or(own);
+    old.derived(there.redrives + u64::from(derived % 4))
 }
 
 fn numbered_by(there: Option<&Interface>, producer: bool, off: i8) -> (String, u64) {

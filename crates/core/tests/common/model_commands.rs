@@ -37,17 +37,7 @@ impl Model {
             Command::Ingest(_) | Command::RefuseIngest(_) if !follows => {
                 return Err(Refusal::Superseded);
             }
-            Command::Ingest(c) => c.interface,
-            Command::RefuseIngest(c) => c.interface,
-            Command::Report(c) => c.interface,
-            Command::Loss(c) => c.interface,
-            Command::Grant(c) => c.interface,
-            Command::GrantEnd(c) => c.interface,
-            Command::Answer(c) => c.interface,
-            Command::UpdateInterface(c) => c.interface,
-            Command::DiscardDeadLetter(c) => c.interface,
-            Command::RedriveDeadLetter(c) => c.interface,
-            Command::ForgetFinished(c) => c.interface,
+            command => command.interface(),
         };
         let now = self.time;
         let lane = self.lanes.iter_mut().find(|lane| lane.id == id);
@@ -68,6 +58,8 @@ impl Model {
                 Reply::Done
             }
             Command::CreateInterface(_) => unreachable!("answered above"),
+            Command::RepairInterface(_) => Reply::Done,
+            Command::QuarantineInterface(_) => unreachable!("no choice is it"),
         };
         lane.settle(now);
         // The checkpoint a consumer is told counts what was passed over for it.
