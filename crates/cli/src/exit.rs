@@ -106,7 +106,8 @@ impl Exit {
             | Reason::Released
             | Reason::AlreadyInitialized
             | Reason::Membership
-            | Reason::Replaced => Self::Conflict,
+            | Reason::Replaced
+            | Reason::Quarantined => Self::Conflict,
             Reason::TooLarge | Reason::CapReached => Self::Failure,
             _ if refusal.is_transient() => Self::Unavailable,
             _ => Self::Failure,

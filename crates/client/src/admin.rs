@@ -10,7 +10,7 @@ use ordo_wire::v1::{
     InitClusterRequest, Interface, InterfaceConfig, ListDeadLettersRequest,
     ListDeadLettersResponse, ListInterfacesRequest, ListInterfacesResponse, Message,
     MoveNodeRequest, PromoteNodeRequest, RedriveDeadLetterRequest, RedriveDeadLetterResponse,
-    RemoveNodeRequest, TransferLeadershipRequest,
+    RemoveNodeRequest, RepairInterfaceRequest, TransferLeadershipRequest,
 };
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
@@ -122,6 +122,24 @@ impl Admin {
         let response = self
             .call(Kind::Read, request, async |mut c, r| {
                 c.get_interface(r).await
+            })
+            .await?;
+        present(response.interface)
+    }
+
+    /// Asks for a repair of a quarantined interface: the quarantine is lifted where every invariant holds after what can
+    /// be derived was derived afresh. One that is not quarantined stays as it is.
+    ///
+    /// # Errors
+    /// See [`CallError`]. [`Reason::Quarantined`](ordo_wire::v1::Reason::Quarantined) where an invariant still does not
+    /// hold, which the text names.
+    pub async fn repair_interface(&self, name: &str) -> Result<Interface, CallError> {
+        let request = RepairInterfaceRequest {
+            name: name.to_owned(),
+        };
+        let response = self
+            .call(Kind::Change, request, async |mut c, r| {
+                c.repair_interface(r).await
             })
             .await?;
         present(response.interface)

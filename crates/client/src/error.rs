@@ -78,6 +78,7 @@ impl Refusal {
             Reason::WindowFull
             | Reason::BacklogFull
             | Reason::Paused
+            | Reason::Quarantined
             | Reason::EarlierRefused
             | Reason::NodeFull
             | Reason::NotLeader

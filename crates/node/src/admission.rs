@@ -40,6 +40,8 @@ pub struct InterfaceView {
     /// Its name.
     pub name: Arc<str>,
     config: RwLock<Arc<InterfaceConfig>>,
+    /// Why nothing is taken, while the interface is quarantined.
+    set_aside: RwLock<Option<Arc<str>>>,
     last: AtomicU64,
     watermark: AtomicU64,
     finished: AtomicU64,
@@ -130,6 +132,7 @@ impl Admission {
             id: interface.id,
             name: Arc::clone(&interface.name),
             config: RwLock::new(Arc::clone(&interface.config)),
+            set_aside: RwLock::new(interface.set_aside_text().map(Arc::from)),
             last: AtomicU64::new(interface.last_sequence.0),
             watermark: AtomicU64::new(interface.watermark.0),
             finished: AtomicU64::new(interface.finished_through().0),
@@ -154,6 +157,14 @@ impl Admission {
             .store(interface.watermark.0, Ordering::Release);
         view.finished
             .store(interface.finished_through().0, Ordering::Release);
+        let set_aside = interface.set_aside().is_some();
+        if set_aside || view.set_aside().is_some() {
+            *view
+                .set_aside
+                .write()
+                .unwrap_or_else(PoisonError::into_inner) =
+                interface.set_aside_text().map(Arc::from);
+        }
         if !Arc::ptr_eq(&view.config(), &interface.config) {
             *view.config.write().unwrap_or_else(PoisonError::into_inner) =
                 Arc::clone(&interface.config);
@@ -254,6 +265,17 @@ impl InterfaceView {
         let undelivered = last.load(Ordering::Acquire);
         let undelivered = undelivered.saturating_sub(finished.load(Ordering::Acquire));
         undelivered + self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Why nothing is taken for now, be it known already, while the interface is quarantined.
+    pub(crate) fn set_aside(&self) -> Option<Transient> {
+        let set_aside = self.set_aside.read();
+        let text = set_aside.unwrap_or_else(PoisonError::into_inner).clone()?;
+        Some(Transient {
+            reason: Reason::Quarantined,
+            text: text.to_string(),
+            retry_after_ms: 5_000,
+        })
     }
 
     fn paused(&self) -> Transient {

@@ -17,6 +17,7 @@ mod loops;
 mod releaser;
 mod retention;
 mod roster;
+mod set_aside;
 #[cfg(test)]
 mod tests;
 mod turns;

@@ -37,6 +37,8 @@ pub struct Metrics {
     pub skipped: Counter,
     /// What consumers answered, by `answer`.
     pub answers: Family<Label, Counter>,
+    /// Interfaces that are quarantined.
+    pub quarantined_interfaces: Gauge,
     /// Streams open now, by `service`.
     pub streams: Family<Label, Gauge>,
     /// Entries proposed.
@@ -106,6 +108,7 @@ impl Default for Metrics {
             delivered: Counter::default(),
             skipped: Counter::default(),
             answers: Family::default(),
+            quarantined_interfaces: Gauge::default(),
             streams: Family::default(),
             proposals: Counter::default(),
             commands: Counter::default(),
@@ -170,6 +173,11 @@ impl Metrics {
             "answers",
             "What consumers answered, by answer",
             self.answers.clone(),
+        );
+        r.register(
+            "quarantined_interfaces",
+            "Interfaces in which an invariant does not hold: a person must look",
+            self.quarantined_interfaces.clone(),
         );
         r.register("streams", "Streams open, by service", self.streams.clone());
         r.register("proposals", "Log entries proposed", self.proposals.clone());

@@ -18,6 +18,8 @@ pub enum Command {
     Show(Show),
     /// Change an interface; what is not named stays.
     Update(Update),
+    /// Lift an interface's quarantine where every invariant holds after what can be derived was derived afresh.
+    Repair(Repair),
 }
 
 #[derive(Debug, clap::Args)]
@@ -40,6 +42,12 @@ pub struct List {
 
 #[derive(Debug, clap::Args)]
 pub struct Show {
+    /// The interface's name.
+    name: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Repair {
     /// The interface's name.
     name: String,
 }
@@ -152,6 +160,10 @@ pub async fn run(global: &Global, command: Command) -> Result<()> {
         }
         Command::Show(show) => {
             let interface = admin.get_interface(&show.name).await?;
+            output.card(&Interface::from(interface))
+        }
+        Command::Repair(repair) => {
+            let interface = admin.repair_interface(&repair.name).await?;
             output.card(&Interface::from(interface))
         }
         Command::Update(update) => {

@@ -3,7 +3,7 @@
 use ordo_client::proto;
 use serde::Serialize;
 
-use super::{Message, bytes, span, unless_zero, uuid};
+use super::{Message, bytes, span, time, unless_zero, uuid};
 use crate::output::{Card, Row};
 
 /// An interface: its configuration and where it stands.
@@ -14,6 +14,7 @@ pub struct Interface {
     incarnation: u32,
     config_version: u64,
     paused: bool,
+    quarantine: Option<Quarantine>,
     stages: Vec<Stage>,
     window: u32,
     backlog: u64,
@@ -27,6 +28,14 @@ pub struct Interface {
     filtered: u64,
     dead_letters: u64,
     destinations: Vec<Destination>,
+}
+
+#[derive(Debug, Serialize)]
+struct Quarantine {
+    invariant: String,
+    sentence: String,
+    log_index: u64,
+    at_ms: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,6 +92,12 @@ impl From<proto::Interface> for Interface {
             incarnation: wire.incarnation,
             config_version: wire.config_version,
             paused: config.paused,
+            quarantine: wire.quarantine.map(|wire| Quarantine {
+                invariant: wire.invariant,
+                sentence: wire.sentence,
+                log_index: wire.log_index,
+                at_ms: wire.at_ms,
+            }),
             stages: config.stages.into_iter().map(Stage::from).collect(),
             window: config.window,
             backlog: config.backlog,
@@ -111,6 +126,24 @@ impl From<proto::StageConfig> for Stage {
             backoff_ms_max: wire.backoff_ms_max,
             work_ms_max: wire.work_ms_max,
         }
+    }
+}
+
+impl Quarantine {
+    fn since(&self) -> String {
+        match self.log_index {
+            0 => "found by one node, not in the log yet".to_owned(),
+            index => format!("since {} (log entry {index})", time(self.at_ms)),
+        }
+    }
+
+    fn sentence(&self) -> String {
+        format!(
+            "{}: {} does not hold ({})\n`ordo interface repair` may lift it; see docs/quarantine.md",
+            self.since(),
+            self.invariant,
+            self.sentence
+        )
     }
 }
 
@@ -178,6 +211,12 @@ impl Card for Interface {
                 } else {
                     String::new()
                 },
+            ),
+            (
+                "quarantined",
+                self.quarantine
+                    .as_ref()
+                    .map_or_else(String::new, Quarantine::sentence),
             ),
             (
                 "stages",
@@ -262,6 +301,9 @@ impl Interface {
 
     fn state(&self) -> String {
         let mut states = Vec::new();
+        if self.quarantine.is_some() {
+            states.push("quarantined".to_owned());
+        }
         if self.paused {
             states.push("paused".to_owned());
         }

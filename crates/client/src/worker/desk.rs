@@ -241,8 +241,10 @@ impl Desk {
         };
         match result.reason() {
             Reason::Unspecified => Counters::count(&self.counters.recorded),
-            // What is gone was done by somebody else.
-            Reason::Stale | Reason::UnknownMessage => Counters::count(&self.counters.stale),
+            // What is gone was done by somebody else; what is quarantined is given out again after a repair.
+            Reason::Stale | Reason::UnknownMessage | Reason::Quarantined => {
+                Counters::count(&self.counters.stale)
+            }
             Reason::NotLeader | Reason::Superseded | Reason::OutcomeUnknown | Reason::NodeFull => {
                 self.postponed.push(report);
             }

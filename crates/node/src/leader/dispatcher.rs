@@ -8,7 +8,7 @@ use super::FixedMap;
 use super::crews::Cursor;
 use super::deadlines::Deadlines;
 use super::events::{Assignment, Place, SessionId, WorkPush, WorkerId};
-use super::lanes::{Check, Lanes};
+use super::lanes::{Check, Lanes, is_worked_on};
 use super::turns::Turns;
 use super::workers::{Held, NEVER, Worker, work_until};
 use ordo_core::{
@@ -137,7 +137,7 @@ impl Dispatcher {
             if interface.config.stage_number(&stage.name).is_none() {
                 self.queues[queue].drop_lane(interface.id);
                 self.vacate(queue);
-            } else if !interface.config.paused && self.queues[queue].unpark(interface.id) {
+            } else if is_worked_on(interface) && self.queues[queue].unpark(interface.id) {
                 self.wake(queue, &interface.name);
                 self.touch(queue, &interface.name);
             }

@@ -103,7 +103,7 @@ impl Lanes {
     pub(crate) fn push(&mut self, interface: &Interface, sequence: Sequence) -> bool {
         let lane = lane_of(&mut self.lanes, interface);
         self.count += usize::from(lane.ready.insert(sequence));
-        !interface.config.paused
+        is_worked_on(interface)
             && self
                 .ready
                 .insert(Arc::clone(&lane.name), interface.id)
@@ -120,7 +120,7 @@ impl Lanes {
         let lane = lane_of(&mut self.lanes, interface);
         let there = lane.alone.entry(sequence).or_default();
         *there = lost_by.or(*there);
-        if !interface.config.paused {
+        if is_worked_on(interface) {
             self.alone.insert(Arc::clone(&lane.name), interface.id);
         }
     }
@@ -178,7 +178,7 @@ impl Lanes {
             };
             taken.steps += 1;
             let interface = check.state.interface(id);
-            let Some(interface) = interface.filter(|interface| !interface.config.paused) else {
+            let Some(interface) = interface.filter(|interface| is_worked_on(interface)) else {
                 self.park(&name);
                 continue;
             };
@@ -275,7 +275,7 @@ impl Lanes {
                 after = Sequence::ZERO;
             }
             let interface = check.state.interface(id);
-            let Some(interface) = interface.filter(|interface| !interface.config.paused) else {
+            let Some(interface) = interface.filter(|interface| is_worked_on(interface)) else {
                 self.park(&name);
                 continue;
             };
@@ -321,6 +321,11 @@ impl Lanes {
             }
         }
     }
+}
+
+/// Whether anything of an interface is assigned: it is neither paused nor quarantined.
+pub(crate) fn is_worked_on(interface: &Interface) -> bool {
+    !interface.config.paused && interface.set_aside().is_none()
 }
 
 fn lane_of<'a>(lanes: &'a mut FixedMap<InterfaceId, Lane>, interface: &Interface) -> &'a mut Lane {

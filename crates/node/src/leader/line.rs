@@ -16,6 +16,9 @@ use tokio::time::Instant;
 /// Deliveries put into one push at most; a stream cuts its frames by bytes besides.
 const PUSH_MAX: usize = 256;
 
+/// What consumers are told in the place of the name of who holds the grant.
+const QUARANTINED: &str = "nobody: the interface is quarantined";
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Line {
@@ -152,6 +155,23 @@ impl Line {
             unacknowledged: VecDeque::new(),
             probe: tried.then_some(destination.checkpoint),
         });
+    }
+
+    /// The interface is quarantined: nothing is sent, and everybody stands in line until that is lifted.
+    pub(super) fn set_aside(&mut self) {
+        self.active = None;
+        for subscriber in &mut self.subscribers {
+            subscriber.stage = Stage::Waiting;
+            if subscriber.told.as_deref() == Some(QUARANTINED) {
+                continue;
+            }
+            subscriber.told = Some(QUARANTINED.to_owned());
+            // A stream that has ended says so itself.
+            let _ = subscriber.push.send(DeliverPush::Waiting {
+                number: subscriber.key.number,
+                holder: QUARANTINED.to_owned(),
+            });
+        }
     }
 
     /// Sends what is released and fits.

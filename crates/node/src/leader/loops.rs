@@ -4,10 +4,11 @@ use super::dispatcher::{Dispatcher, Lost, Now};
 use super::events::{Event, LineKey, Place, Tag};
 use super::glance::Glance;
 use super::releaser::Releaser;
+use super::set_aside::SetAside;
 use crate::admission::Admission;
 use crate::metrics::Metrics;
 use crate::proposer::{LoopsLink, Proposed, Proposer};
-use ordo_core::{ClusterTime, Command, Effect, InterfaceId, Loss, State};
+use ordo_core::{ClusterTime, Command, Effect, InterfaceId, Loss, QuarantineInterface, State};
 use ordo_storage::{Lump, MachineHandle, Observer, View};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub struct Loops {
     leading: Option<Leading>,
     /// Interfaces whose counters changed; kept for its room.
     touched: Vec<InterfaceId>,
+    set_aside: SetAside,
 }
 
 struct Leading {
@@ -60,6 +62,7 @@ impl Loops {
                 wake,
                 leading: None,
                 touched: Vec::new(),
+                set_aside: SetAside::default(),
             },
             Timers(due),
         )
@@ -196,6 +199,14 @@ impl Loops {
             releaser,
             lumps: 0,
         });
+        for (interface, invariant) in state.suspects() {
+            let command = Command::QuarantineInterface(QuarantineInterface {
+                interface: interface.id,
+                invariant: invariant.to_owned(),
+            });
+            // Nobody waits for it.
+            drop(self.proposer.propose(vec![command]));
+        }
     }
 
     fn glance<'a>(&'a self, view: View<'a>) -> Glance<'a> {
@@ -260,6 +271,8 @@ impl Observer for Loops {
     type Event = Event;
 
     fn applied(&mut self, view: View<'_>, lump: &Lump) {
+        self.set_aside
+            .follow(view.state, &lump.effects, &self.metrics);
         if self.leading.is_none() {
             return;
         }
@@ -319,9 +332,14 @@ impl Observer for Loops {
         }
     }
 
-    fn installed(&mut self, _: View<'_>) {
+    fn installed(&mut self, view: View<'_>) {
+        self.set_aside.look(view.state, &self.metrics);
         // A leader installs no snapshots: whoever sent this one leads, and the end of this one's lead is on its way.
         self.follow();
+    }
+
+    fn loaded(&mut self, view: View<'_>) {
+        self.set_aside.look(view.state, &self.metrics);
     }
 
     fn idle(&mut self, view: View<'_>) {

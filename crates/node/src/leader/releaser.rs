@@ -223,6 +223,12 @@ impl Releaser {
             self.close(key);
             return;
         }
+        if interface.set_aside().is_some() {
+            line.set_aside();
+            self.suspended.clear(key);
+            self.deadlines.clear(key);
+            return;
+        }
         let counted = (destination.delivered, destination.skipped);
         let before = std::mem::replace(&mut line.counted, counted);
         self.acknowledged.0 += counted.0.saturating_sub(before.0);
@@ -441,7 +447,7 @@ impl Releaser {
             let Some((interface, destination)) = find(state, key) else {
                 continue;
             };
-            if !destination.is_open(now.cluster) {
+            if !destination.is_open(now.cluster) || interface.set_aside().is_some() {
                 continue;
             }
             if let Some(line) = self.lines.get_mut(&key) {

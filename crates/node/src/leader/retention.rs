@@ -86,6 +86,9 @@ fn chunk(state: &State, after: &str, now: ClusterTime) -> Chunk {
     };
     for interface in state.interfaces_by_name(after).take(INTERFACES) {
         chunk.last = Some(interface.name.to_string());
+        if interface.set_aside().is_some() {
+            continue;
+        }
         if let Some(through) = state.forgettable(interface, now) {
             chunk.commands.push(ForgetFinished {
                 interface: interface.id,

@@ -166,6 +166,13 @@ impl AdminService for Admin {
         respond(self.list(request.into_inner()).await)
     }
 
+    async fn repair_interface(
+        &self,
+        request: Request<v1::RepairInterfaceRequest>,
+    ) -> Answer<v1::RepairInterfaceResponse> {
+        respond(self.repair(&request.into_inner().name).await)
+    }
+
     async fn get_message(
         &self,
         request: Request<v1::GetMessageRequest>,

@@ -23,13 +23,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+mod quarantine;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Node {
     handle: ServeHandle,
     channel: Channel,
     admin: AdminServiceClient<Channel>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// One stream, both ways.
@@ -58,7 +60,10 @@ impl<Q, A> Calls<Q, A> {
 }
 
 async fn bare_node() -> Node {
-    let folder = tempfile::tempdir().unwrap();
+    start_in(tempfile::tempdir().unwrap(), true).await
+}
+
+async fn start_in(folder: TempDir, check_invariants: bool) -> Node {
     let (peer, public) = (
         TcpListener::bind("127.0.0.1:0").await.unwrap(),
         TcpListener::bind("127.0.0.1:0").await.unwrap(),
@@ -73,7 +78,7 @@ async fn bare_node() -> Node {
     let seams = Seams {
         peer: listening(peer),
         public: listening(public),
-        check_invariants: true,
+        check_invariants,
         ..Seams::default()
     };
     let handle = start(config, seams).await.unwrap();
@@ -84,7 +89,7 @@ async fn bare_node() -> Node {
         handle,
         channel,
         admin,
-        _folder: folder,
+        folder,
     }
 }
 
@@ -222,6 +227,12 @@ impl Node {
 
     pub(super) async fn stop(self) {
         self.handle.shutdown().await.unwrap();
+    }
+
+    /// Stops, and starts again from what is on the disk. Its addresses are new: it is the only node.
+    async fn restart(self) -> Self {
+        self.handle.shutdown().await.unwrap();
+        start_in(self.folder, true).await
     }
 }
 

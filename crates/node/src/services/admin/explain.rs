@@ -13,8 +13,8 @@ use ordo_wire::v1::{self, MessageStatus};
 struct Seen {
     id: InterfaceId,
     response: v1::ExplainInterfaceResponse,
-    /// Where the sentence about the head is to say why it is tried again.
-    tried: Option<Sequence>,
+    /// Which sentence is about the head, where it is to say why that is tried again.
+    tried: Option<(usize, Sequence)>,
 }
 
 impl Admin {
@@ -36,10 +36,10 @@ impl Admin {
             .read(false, look)
             .await?
             .ok_or_else(|| unknown_interface(name))?;
-        if let Some(sequence) = tried {
+        if let Some((at, sequence)) = tried {
             let events = self.context.store.events(id, sequence);
             let events = events.map_err(|error| super::messages::store_failed(&error))?;
-            if let (Some(last), Some(sentence)) = (events.last(), response.sentences.first_mut())
+            if let (Some(last), Some(sentence)) = (events.last(), response.sentences.get_mut(at))
                 && !last.reason.is_empty()
             {
                 sentence.push_str(&format!(" (last: {})", last.reason));
@@ -57,6 +57,7 @@ fn look_at(interface: &Interface, glance: &Glance<'_>, wall_ms: u64) -> Seen {
         interface: Some(interface_to_proto(interface, glance)),
         ..Default::default()
     };
+    response.sentences.extend(interface.set_aside_text());
     let head = interface.watermark.next();
     let mut tried = None;
     match interface.slot(head) {
@@ -72,7 +73,7 @@ fn look_at(interface: &Interface, glance: &Glance<'_>, wall_ms: u64) -> Seen {
         Some(slot) => {
             let since = slot.accepted_at.0 + slot.stage_times.last().copied().map_or(0, u64::from);
             response.head_waiting_ms = wall_ms.saturating_sub(since);
-            response.behind = interface.window() - 1;
+            response.behind = interface.window().saturating_sub(1);
             let behind = head.0 + 1..=interface.last_sequence.0;
             let behind = behind.filter_map(|behind| interface.slot(Sequence(behind)));
             response.behind_ready = behind.filter(|slot| slot.status.is_final()).count() as u64;
@@ -80,7 +81,8 @@ fn look_at(interface: &Interface, glance: &Glance<'_>, wall_ms: u64) -> Seen {
             response.workers =
                 u32::try_from(glance.workers_for(stage, &interface.name)).unwrap_or(u32::MAX);
             let message = head_to_proto(interface, head, slot, glance);
-            tried = (slot.attempts > 0 || slot.losses > 0).then_some(head);
+            tried =
+                (slot.attempts > 0 || slot.losses > 0).then_some((response.sentences.len(), head));
             response
                 .sentences
                 .push(head_sentence(interface, slot, &message, &response));
@@ -224,7 +226,10 @@ fn destination_sentence(
     glance: &Glance<'_>,
 ) -> String {
     let name = interface.destination_name(number);
-    let waiting = interface.watermark.0 - destination.checkpoint.0;
+    let waiting = interface
+        .watermark
+        .0
+        .saturating_sub(destination.checkpoint.0);
     if waiting == 0 {
         return format!(
             "destination {name} has everything that is released, through sequence {}",

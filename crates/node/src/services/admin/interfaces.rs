@@ -5,7 +5,7 @@ use super::{Admin, limit_of, unknown_interface};
 use crate::leader::{Glance, LineKey};
 use ordo_core::{
     Command, CreateInterface, Destination, DestinationNumber, Interface, InterfaceId,
-    UpdateInterface, validate_interface_name,
+    RepairInterface, UpdateInterface, invariants, validate_interface_name,
 };
 use ordo_wire::convert::{interface_config_from_proto, interface_config_to_proto};
 use ordo_wire::request::quoted;
@@ -60,6 +60,19 @@ impl Admin {
     pub(super) async fn get(&self, name: &str) -> Result<v1::GetInterfaceResponse, Failure> {
         let interface = self.read_interface(name, false, interface_to_proto).await?;
         Ok(v1::GetInterfaceResponse {
+            interface: Some(interface),
+        })
+    }
+
+    pub(super) async fn repair(&self, name: &str) -> Result<v1::RepairInterfaceResponse, Failure> {
+        let interface = self
+            .read_interface(name, false, |interface, _| interface.id)
+            .await?;
+        tracing::warn!(interface = name, "an operator asks for a repair");
+        self.change(Command::RepairInterface(RepairInterface { interface }))
+            .await?;
+        let interface = self.read_interface(name, true, interface_to_proto).await?;
+        Ok(v1::RepairInterfaceResponse {
             interface: Some(interface),
         })
     }
@@ -144,7 +157,19 @@ pub(super) fn interface_to_proto(interface: &Interface, glance: &Glance<'_>) -> 
         dead_letters: interface.dead_letters.len() as u64,
         failed: interface.failed,
         filtered: interface.filtered,
+        quarantine: quarantine_to_proto(interface),
     }
+}
+
+fn quarantine_to_proto(interface: &Interface) -> Option<v1::Quarantine> {
+    let invariant = interface.set_aside()?;
+    let quarantine = interface.quarantine.as_deref();
+    Some(v1::Quarantine {
+        invariant: invariant.to_owned(),
+        sentence: invariants::sentence(invariant).to_owned(),
+        log_index: quarantine.map_or(0, |there| there.log_index),
+        at_ms: quarantine.map_or(0, |there| there.at.0),
+    })
 }
 
 fn destination_to_proto(

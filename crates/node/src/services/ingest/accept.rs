@@ -112,6 +112,10 @@ fn result_of(reply: Reply) -> Result<ingest_result::Result, Failure> {
             duplicate,
         })),
         Reply::Refused(Refusal::Superseded) => Err(run_ended()),
+        // Refused here, those behind it may have been taken after a repair: what comes again is refused before.
+        Reply::Refused(refusal @ Refusal::Quarantined { .. }) => {
+            Err(Failure::new(Reason::Superseded, refusal.to_string()))
+        }
         Reply::Refused(refusal) => {
             let mut refused = permanent(reason_of(&refusal), refusal.to_string());
             if let Refusal::ProducerGap { expected, .. }
@@ -204,6 +208,13 @@ impl<R: Rules> Acceptor<R> {
                 return Ok(());
             }
             self.refused.remove(&view.id);
+        }
+        if let Some(refusal) = view.set_aside() {
+            let refused = batch.messages.iter();
+            accepted
+                .plan
+                .extend(refused.map(|_| self.refuse(view.id, &refusal)));
+            return Ok(());
         }
         let config = view.config();
         let candidates = check_all(&view, &config, batch, accepted);
@@ -384,6 +395,17 @@ fn earlier_refused(latest: u64) -> Transient {
 mod tests {
     use super::*;
     use ordo_wire::convert::digest;
+
+    #[test]
+    fn what_a_quarantine_met_on_its_way_is_sent_again() {
+        let refusal = Refusal::Quarantined {
+            invariant: "ids_are_known".to_owned(),
+            log_index: 7,
+        };
+        // As an answer it would let what comes behind it overtake, should a repair come between.
+        let failure = result_of(Reply::Refused(refusal)).unwrap_err();
+        assert_eq!(failure.reason, Reason::Superseded);
+    }
 
     #[test]
     fn headers_count_as_bytes_on_their_way() {

@@ -100,7 +100,9 @@ impl Reports {
                         // Anything else leaves it in hand: the worker may report it otherwise.
                         if matches!(
                             refusal,
-                            Refusal::Stale { .. } | Refusal::UnknownSequence(..)
+                            Refusal::Stale { .. }
+                                | Refusal::UnknownSequence(..)
+                                | Refusal::Quarantined { .. }
                         ) {
                             freed.push(place);
                         }
