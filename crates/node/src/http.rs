@@ -83,22 +83,20 @@ async fn show_metrics<P: Pages>(State(site): State<Arc<Site<P>>>) -> impl IntoRe
 
 async fn show_ready<P: Pages>(State(site): State<Arc<Site<P>>>) -> impl IntoResponse {
     match site.pages.ready() {
-        Ok(problems) => {
+        Ok(mut problems) => {
+            problems.extend(quarantined(&site.metrics));
             let lines: String = problems.iter().map(|line| format!("{line}\n")).collect();
-            (StatusCode::OK, well(&site.metrics) + &lines)
+            (StatusCode::OK, format!("ok\n{lines}"))
         }
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
     }
 }
 
-/// That all is well, and with how many interfaces it is not: the others go on, so the node is of use.
-fn well(metrics: &Metrics) -> String {
-    match metrics.quarantined_interfaces.get() {
-        0 => "ok\n".to_owned(),
-        quarantined => {
-            format!("ok; quarantined interfaces: {quarantined}, see `ordo interface list`\n")
-        }
-    }
+/// In how many interfaces something is wrong: the others go on, so the node is of use.
+fn quarantined(metrics: &Metrics) -> Option<String> {
+    let quarantined = metrics.quarantined_interfaces.get();
+    let line = || format!("quarantined interfaces: {quarantined}, see `ordo interface list`");
+    (quarantined > 0).then(line)
 }
 
 /// Serves `router` on what comes in until `closing` is there; then answers the requests that have begun.

@@ -204,7 +204,8 @@ impl Loops {
                 interface: interface.id,
                 invariant: invariant.to_owned(),
             });
-            self.proposer.propose_and_forget(vec![command]);
+            // Nobody waits for it.
+            drop(self.proposer.propose(vec![command]));
         }
     }
 
