@@ -99,6 +99,7 @@ async fn start(
         }),
         wall: Arc::new(move || clock.wall_ms()),
         boot: BootClock::new(move || machine.suspended()),
+        room: None,
         seed: Some(boot.seed),
         check_invariants: true,
         storage: Some(SimulatedStorage {

@@ -294,6 +294,7 @@ unused! {
     get_cluster_status GetClusterStatusRequest => GetClusterStatusResponse;
     add_node AddNodeRequest => AddNodeResponse;
     promote_node PromoteNodeRequest => PromoteNodeResponse;
+    repair_interface RepairInterfaceRequest => RepairInterfaceResponse;
     move_node MoveNodeRequest => MoveNodeResponse;
     remove_node RemoveNodeRequest => RemoveNodeResponse;
     transfer_leadership TransferLeadershipRequest => TransferLeadershipResponse;
