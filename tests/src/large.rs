@@ -158,6 +158,7 @@ fn entries(size: Size) -> impl Iterator<Item = std::io::Result<(Entry, Option<Re
             digest: Digest([n as u8; 16]),
             headers: Vec::new(),
             numbered: None,
+            session: None,
             payload: payload.into(),
         })
     });

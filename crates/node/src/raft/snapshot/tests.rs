@@ -72,6 +72,7 @@ impl Node {
                 digest: Digest([1; 16]),
                 headers: Vec::new(),
                 numbered: None,
+                session: None,
                 payload: vec![n as u8; 1 << 20].into(),
             })
         };
