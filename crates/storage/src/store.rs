@@ -17,7 +17,7 @@ use crate::types::{LogId, SnapshotFolder, SnapshotMeta};
 use bytes::Bytes;
 use ordo_core::{
     EventRow, Header, InterfaceId, Key, Mutation, PayloadRow, Record, Row, Sequence, State,
-    invariants, merge_headers,
+    merge_headers,
 };
 use std::fmt;
 use std::path::Path;
@@ -412,12 +412,7 @@ impl StateStore {
             let home = &self.inner.home;
             let (engine, (applied, state)) = home.install(&folder, &files, |engine| {
                 let applied = store_meta::read(engine, &home.name())?;
-                let state = self.load_from(engine)?;
-                invariants::check(&state).map_err(|violation| StoreError::Invariant {
-                    index: applied.index(),
-                    what: violation.to_string(),
-                })?;
-                Ok((applied, state))
+                Ok((applied, self.load_from(engine)?))
             })?;
             Ok(Prepared {
                 engine,
