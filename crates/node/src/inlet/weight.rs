@@ -261,6 +261,8 @@ mod tests {
             messages: vec![good.clone(), wrong.clone(), good.clone()],
             producer: "p".to_owned(),
             after_refusal: 3,
+            session: 4,
+            heard_sequence: 5,
         };
         let request = v1::IngestRequest {
             batches: vec![batch.clone(), batch],
