@@ -206,9 +206,10 @@ impl Place {
     /// Notes whether a quorum acknowledges it as the leader. To be called on the node's host: elsewhere it is another
     /// time.
     pub fn look_at_quorum(&self) {
-        let mut state = self.lock();
-        let running = state.running.as_ref();
-        state.has_quorum = running.is_some_and(|context| context.proposer.has_quorum());
+        // The node reads this machine's clock, which takes the lock, too.
+        let running = self.running();
+        let has_quorum = running.is_some_and(|context| context.proposer.has_quorum());
+        self.lock().has_quorum = has_quorum;
     }
 
     /// Whether a quorum acknowledged it as the leader, a moment ago.
