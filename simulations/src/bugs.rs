@@ -24,16 +24,16 @@ pub fn has(bug: Bug) -> bool {
 
 /// Bugs with a seed that finds each, for a quick look at whether the checks still do.
 pub const RECORDED: &[(Bug, u64)] = &[
-    (Bug::AckBeforeSync, 1),
-    (Bug::VoteBeforeSync, 3),
+    (Bug::AckBeforeSync, 2),
+    (Bug::VoteBeforeSync, 4),
     (Bug::CommittedOverstated, 2),
     (Bug::SnapshotAfterPurge, 1),
     (Bug::RecordsNotInSnapshot, 1),
     (Bug::ApplyReadsTheClock, 2),
     (Bug::ConflictTakenAsDuplicate, 3),
-    (Bug::FinishedForgotten, 1),
-    (Bug::StaleTurnAccepted, 2),
-    (Bug::WindowRefusalReorders, 16),
+    (Bug::FinishedForgotten, 5),
+    (Bug::StaleTurnAccepted, 1),
+    (Bug::WindowRefusalReorders, 3),
 ];
 
 macro_rules! bugs {
