@@ -357,7 +357,7 @@ impl Watch {
                     .count() as u64,
                 false => 0,
             };
-            let finished = interface.finished_through().0 + 1 - interface.known_from().0;
+            let finished = interface.last_known_messages();
             let held = [
                 ("unreleased", interface.window(), window + redriven),
                 // While the backlog is full nothing is accepted; what was before is released.

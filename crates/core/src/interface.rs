@@ -301,6 +301,13 @@ impl Interface {
         Sequence((self.finished_through().0 + 1).saturating_sub(self.remembered.len() as u64))
     }
 
+    /// How many finished messages are known because they are the last ones: as many as `dedup_messages` at most. Those
+    /// that the system made itself do not count.
+    #[must_use]
+    pub fn last_known_messages(&self) -> u64 {
+        self.remembered.counted() as u64
+    }
+
     /// The sequence a known message has: undelivered ones, unresolved dead letters, those finished last, and those
     /// whose answers were not heard.
     #[must_use]
