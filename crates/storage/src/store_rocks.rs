@@ -276,7 +276,7 @@ impl Engine for RocksEngine {
     fn behind(&self) -> Option<String> {
         let waiting = self.number(properties::NUM_IMMUTABLE_MEM_TABLE);
         // Not among the numbers, for RocksDB.
-        let level_zero = self.db.property_value(&properties::num_files_at_level(0));
+        let level_zero = self.db.property_value(properties::num_files_at_level(0));
         let level_zero = level_zero.ok().flatten();
         let level_zero = level_zero.map_or(0, |files| files.parse::<u64>().unwrap_or(0));
         let rate = self.number(properties::ACTUAL_DELAYED_WRITE_RATE);

@@ -30,6 +30,10 @@ impl Worker {
 }
 
 impl Drop for Worker {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a pause between two looks, where nothing can be awaited"
+    )]
     fn drop(&mut self) {
         // It kills what it has started, unless it does not listen.
         self.signal("TERM");

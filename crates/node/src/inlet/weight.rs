@@ -121,8 +121,11 @@ fn each_field(bytes: &mut [u8], number: u64, each: &mut dyn FnMut(&mut [u8])) {
     });
 }
 
-/// Every field: where its key stands, and its content. Ends at what is malformed.
-fn walk(bytes: &mut [u8], each: &mut dyn FnMut(&mut [u8], usize, Range<usize>)) {
+/// What is done with a field: its message's bytes, where its key stands, and its content.
+type Each<'a> = dyn FnMut(&mut [u8], usize, Range<usize>) + 'a;
+
+/// Every field. Ends at what is malformed.
+fn walk(bytes: &mut [u8], each: &mut Each<'_>) {
     let mut at = 0;
     while at < bytes.len() {
         let mut rest = &bytes[at..];

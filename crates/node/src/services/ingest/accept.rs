@@ -403,7 +403,7 @@ mod tests {
             log_index: 7,
         };
         // As an answer it would let what comes behind it overtake, should a repair come between.
-        let failure = result_of(Reply::Refused(refusal)).unwrap_err();
+        let failure = result_of(Reply::Refused(refusal)).expect_err("the stream ends");
         assert_eq!(failure.reason, Reason::Superseded);
     }
 
