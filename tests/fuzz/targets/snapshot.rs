@@ -140,9 +140,15 @@ fn resumed(store: &StateStore, transfer: &Transfer) -> Snapshot {
         let missing = rest.iter().filter_map(|chunk| {
             let held = held.iter().find(|held| held.file == chunk.file);
             let file = files.iter().find(|file| file.name == chunk.file);
-            beyond(chunk, held.map(|held| held.bytes), file.map_or(0, |file| file.bytes))
+            beyond(
+                chunk,
+                held.map(|held| held.bytes),
+                file.map_or(0, |file| file.bytes),
+            )
         });
-        if missing.map(|chunk| receiver.chunk(&chunk)).all(|taken| taken.is_ok())
+        if missing
+            .map(|chunk| receiver.chunk(&chunk))
+            .all(|taken| taken.is_ok())
             && let Ok(snapshot) = finished(receiver, count, bytes)
         {
             return snapshot;
