@@ -387,7 +387,8 @@ impl Nodes {
             let Some(status) = self.status(place).await else {
                 continue;
             };
-            if status.leader_id == self.nodes[place].id && status.committed_index > 0 {
+            // One that was cut off may take itself for the leader yet.
+            if status.leader_confirmed && status.committed_index > 0 {
                 return Some(place);
             }
         }

@@ -141,16 +141,16 @@ async fn dead_letters_of_destinations(nodes: &Nodes) {
     let (status, _, errors) = run(nodes, &create).await;
     assert_eq!(status, 0, "{errors}");
     let lines = nodes.folder().join("two");
-    std::fs::write(&lines, "refused by both\nrefused by one\n").unwrap();
+    std::fs::write(&lines, "refused by both\nrefused by one\ntaken\n").unwrap();
     let (status, _, errors) = run(
         nodes,
         &["produce", "TWO", "--file", lines.to_str().unwrap()],
     )
     .await;
     assert_eq!(status, 0, "{errors}");
-    for (destination, refuses) in [
-        ("lab", "exit 65"),
-        ("billing", "grep -q both && exit 65; exit 0"),
+    for (destination, taken, refuses) in [
+        ("lab", "1", "grep -q refused && exit 65; exit 0"),
+        ("billing", "2", "grep -q both && exit 65; exit 0"),
     ] {
         let consume = [
             "consume",
@@ -158,7 +158,7 @@ async fn dead_letters_of_destinations(nodes: &Nodes) {
             "--destination",
             destination,
             "--count",
-            "2",
+            taken,
             "--exec",
             refuses,
         ];

@@ -29,6 +29,8 @@ use uuid::Uuid;
 
 /// How long nothing may happen; the clock stands on its head here, so that it costs no time.
 const SILENCE: Duration = Duration::from_secs(120);
+/// The same in small.
+const SHORT_SILENCE: Duration = Duration::from_secs(2);
 /// Messages of a mebibyte, so many.
 const MESSAGES: u64 = 5;
 
@@ -126,6 +128,7 @@ async fn transfer<I>(
     from: (&Node, &Snapshot),
     to: &Node,
     (pause, parts_max): (Duration, usize),
+    silence: Duration,
     carried: Carried,
     install: impl FnOnce(Snapshot) -> I + Send + 'static,
 ) -> Result<proto::Vote, Status>
@@ -143,9 +146,9 @@ where
         let mut parts = parts;
         let head = parts.next().await;
         assert!(matches!(head, Some(Ok(head)) if matches!(head.part, Some(Part::Head(_)))));
-        receive(store, parts, answers, SILENCE, install).await;
+        receive(store, parts, answers, silence, install).await;
     });
-    follow(ReceiverStream::new(receiver), held, SILENCE).await
+    follow(ReceiverStream::new(receiver), held, silence).await
 }
 
 fn link(
@@ -187,16 +190,17 @@ async fn at_once(_: Snapshot) -> Result<proto::Vote, Status> {
     Ok(convert::vote_to_proto(&vote()))
 }
 
-#[tokio::test(start_paused = true)]
+/// In real time: what is done on threads is, and a paused clock would run ahead of them.
+#[tokio::test]
 async fn a_transfer_and_an_installation_take_as_long_as_they_get_on() {
     let (leader, snapshot) = Node::with_snapshot().await;
     let mut follower = Node::start();
     let began = Instant::now();
     let mut machine = follower.machine.take().unwrap();
     let install = move |snapshot: Snapshot| async move {
-        // Each step takes most of what may pass in silence; what it does is what an installation does.
+        // Each step takes half of what may pass in silence; what it does is what an installation does.
         for _ in 0..5 {
-            sleep(SILENCE * 9 / 10).await;
+            sleep(SHORT_SILENCE / 2).await;
             let folder = snapshot.snapshot.clone();
             machine
                 .install_snapshot(&snapshot.meta, folder)
@@ -205,17 +209,18 @@ async fn a_transfer_and_an_installation_take_as_long_as_they_get_on() {
         }
         at_once(snapshot).await
     };
-    let link = (SILENCE * 2 / 5, usize::MAX);
+    let link = (SHORT_SILENCE / 10, usize::MAX);
     let carried = Carried::default();
     let installed = transfer(
         (&leader, &snapshot),
         &follower,
         link,
+        SHORT_SILENCE,
         carried.clone(),
         install,
     );
     assert_eq!(installed.await.unwrap().term, 3);
-    assert!(began.elapsed() > SILENCE * 10, "{:?}", began.elapsed());
+    assert!(began.elapsed() > SHORT_SILENCE * 4, "{:?}", began.elapsed());
     assert!(carried.bytes() > MESSAGES << 20);
     assert_eq!(follower.hash().await, leader.hash().await);
 }
@@ -231,6 +236,7 @@ async fn a_receiver_that_gets_nowhere_is_given_up_in_time() {
         (&leader, &snapshot),
         &follower,
         link,
+        SILENCE,
         Carried::default(),
         hangs,
     );
@@ -241,6 +247,7 @@ async fn a_receiver_that_gets_nowhere_is_given_up_in_time() {
         (&leader, &snapshot),
         &follower,
         link,
+        SILENCE,
         Carried::default(),
         at_once,
     );
@@ -265,7 +272,7 @@ async fn a_sender_that_goes_silent_is_given_up_in_time() {
     assert!(began.elapsed() < SILENCE * 2, "{:?}", began.elapsed());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_link_that_breaks_again_and_again_carries_a_snapshot_through_and_nothing_twice() {
     let (leader, snapshot) = Node::with_snapshot().await;
     let follower = Node::start();
@@ -275,11 +282,12 @@ async fn a_link_that_breaks_again_and_again_carries_a_snapshot_through_and_nothi
     loop {
         tries += 1;
         // The head, the manifest, the question, and three chunks.
-        let link = (Duration::from_secs(1), 6);
+        let link = (Duration::ZERO, 6);
         match transfer(
             (&leader, &snapshot),
             &follower,
             link,
+            SILENCE,
             carried.clone(),
             at_once,
         )
