@@ -192,21 +192,18 @@ async fn at_once(_: Snapshot) -> Result<proto::Vote, Status> {
 
 /// In real time: what is done on threads is, and a paused clock would run ahead of them.
 #[tokio::test]
-async fn a_transfer_and_an_installation_take_as_long_as_they_get_on() {
+async fn a_transfer_takes_as_long_as_it_gets_on() {
     let (leader, snapshot) = Node::with_snapshot().await;
     let mut follower = Node::start();
     let began = Instant::now();
     let mut machine = follower.machine.take().unwrap();
     let install = move |snapshot: Snapshot| async move {
-        // Each step takes half of what may pass in silence; what it does is what an installation does.
-        for _ in 0..5 {
-            sleep(SHORT_SILENCE / 2).await;
-            let folder = snapshot.snapshot.clone();
-            machine
-                .install_snapshot(&snapshot.meta, folder)
-                .await
-                .unwrap();
-        }
+        sleep(SHORT_SILENCE / 2).await;
+        let folder = snapshot.snapshot.clone();
+        machine
+            .install_snapshot(&snapshot.meta, folder)
+            .await
+            .unwrap();
         at_once(snapshot).await
     };
     let link = (SHORT_SILENCE / 10, usize::MAX);
@@ -220,7 +217,7 @@ async fn a_transfer_and_an_installation_take_as_long_as_they_get_on() {
         install,
     );
     assert_eq!(installed.await.unwrap().term, 3);
-    assert!(began.elapsed() > SHORT_SILENCE * 4, "{:?}", began.elapsed());
+    assert!(began.elapsed() > SHORT_SILENCE * 2, "{:?}", began.elapsed());
     assert!(carried.bytes() > MESSAGES << 20);
     assert_eq!(follower.hash().await, leader.hash().await);
 }
