@@ -58,6 +58,9 @@ pub async fn carry(burden: Burden, progress: impl Fn(&str)) -> Result<Arrived> {
     nodes.init().await?;
     let leader = nodes.leader().await;
     let place = (leader + 1) % nodes.nodes.len();
+    // While everybody is there: a call that a killed node had taken has no answer.
+    let admin = net.cluster()?.admin();
+    admin.create_interface("lab", staged(&[])).await?;
     nodes.nodes[place].kill()?;
     fill(&net.cluster()?, burden.bytes).await?;
     let filled = nodes.status(leader).await.context("the leader answers")?;
@@ -124,7 +127,6 @@ pub async fn carry(burden: Burden, progress: impl Fn(&str)) -> Result<Arrived> {
 
 /// Messages that nobody takes away, of bytes that nothing makes smaller.
 async fn fill(cluster: &Cluster, bytes: u64) -> Result<()> {
-    cluster.admin().create_interface("lab", staged(&[])).await?;
     let producer = cluster.producer().start()?;
     let mut rng = StdRng::seed_from_u64(7);
     let mut receipts = Vec::new();
