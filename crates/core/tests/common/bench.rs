@@ -5,7 +5,7 @@ use super::compare::{self, Watched};
 use super::model::Model;
 use super::store::Store;
 use ordo_core::{
-    Command, Entry, InterfaceId, MessageId, Reply, RunPosition, Sequence, State, Status, invariants,
+    Entry, InterfaceId, MessageId, Reply, RunPosition, Sequence, State, Status, invariants,
 };
 use std::collections::BTreeMap;
 
@@ -55,7 +55,6 @@ impl Bench {
         let replies = self.state.apply(self.index, entry.clone(), &mut effects);
         let expected = self.model.apply(entry);
         assert_eq!(replies, expected, "replies to {entry:?}");
-        self.adopt_derived_ids(&entry.commands, &replies);
         if let Err(violation) = invariants::check(&self.state) {
             panic!("after {entry:?}: {violation}");
         }
@@ -68,42 +67,6 @@ impl Bench {
         self.outcomes_stay();
         self.replicate(entry, &replies, replica);
         replies
-    }
-
-    /// The model does not say how a redrive's id is derived: it takes the state's, which must be a new one.
-    fn adopt_derived_ids(&mut self, commands: &[Command], replies: &[Reply]) {
-        for (command, reply) in commands.iter().zip(replies) {
-            let (
-                Command::RedriveDeadLetter(c),
-                Reply::Redriven {
-                    in_place: false,
-                    sequence,
-                },
-            ) = (command, reply)
-            else {
-                continue;
-            };
-            let interface = self.state.interface(c.interface).expect("it was redriven");
-            // It may have been delivered by a later command of the same entry already.
-            let Some(id) = interface.slot(*sequence).map(|slot| slot.message_id) else {
-                continue;
-            };
-            let lane = self
-                .model
-                .lanes
-                .iter_mut()
-                .find(|lane| lane.id == c.interface);
-            let lane = lane.expect("the model has it");
-            let other = |m: &super::model::Message| m.id == id;
-            let others = lane.messages.iter().filter(|m| other(m)).count();
-            assert_eq!(others, 0, "a redrive's id is used already");
-            let old = std::mem::replace(&mut lane.message_mut(sequence.0).id, id);
-            for letter in &mut lane.letters {
-                if letter.key.0 == sequence.0 && letter.message.id == old {
-                    letter.message.id = id;
-                }
-            }
-        }
     }
 
     /// Guarantees 2 and 5: a released sequence keeps its message and its outcome, to the end and in its record.

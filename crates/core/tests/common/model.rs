@@ -54,6 +54,8 @@ pub struct Lane {
     pub sessions: Vec<Session>,
     /// Done messages that are known because their sessions have not heard the answer.
     pub unheard: Vec<u64>,
+    /// Ids that were tried for messages that the system made.
+    pub redrives: u64,
 }
 
 #[derive(Clone, Debug)]

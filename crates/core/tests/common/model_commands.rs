@@ -5,8 +5,9 @@ use super::model::{
 };
 use ordo_core::{
     Answer, AnswerKind, Command, CreateInterface, DeadLetterKey, Entry, Epoch, EventKind,
-    FailCause, Grant, GrantEnd, Ingest, InterfaceConfig, Loss, Outcome, RedriveDeadLetter, Refusal,
-    RefuseIngest, Reply, Report, Sequence, Turn, UpdateInterface, merge_headers,
+    FailCause, Grant, GrantEnd, Ingest, InterfaceConfig, Loss, MessageId, Outcome,
+    RedriveDeadLetter, Refusal, RefuseIngest, Reply, Report, Sequence, Turn, UpdateInterface,
+    merge_headers,
 };
 
 fn key(key: DeadLetterKey) -> (u64, Option<u8>) {
@@ -100,6 +101,7 @@ impl Model {
             let_go: 0,
             sessions: Vec::new(),
             unheard: Vec::new(),
+            redrives: 0,
         });
         Ok(Reply::Configured {
             interface: c.interface,
@@ -210,7 +212,7 @@ impl Lane {
         self.messages.push(message);
     }
 
-    fn number(&mut self, name: &str, number: u64, id: ordo_core::MessageId, sequence: Option<u64>) {
+    fn number(&mut self, name: &str, number: u64, id: MessageId, sequence: Option<u64>) {
         self.producers.retain(|p| p.name != name);
         self.producers.push(Producer {
             name: name.to_owned(),
@@ -597,22 +599,15 @@ impl Lane {
         if !in_place && c.in_place_only {
             return Err(Refusal::Released(c.key.sequence));
         }
+        let derived = (!in_place).then(|| self.derived_id(letter.message.id));
         self.message_mut(at.0).events.push(EventKind::Redriven);
         let sequence = if in_place { at.0 } else { self.last() + 1 };
         let there = self.letters.iter_mut().find(|letter| letter.key == at);
         there.expect("it was just read").redriven_as = Some(sequence);
-        if in_place {
-            let message = self.message_mut(at.0);
-            message.status = Status::Pending;
-            message.turn += 1;
-            message.entered = message.turn;
-            message.attempts = 0;
-            message.losses = 0;
-            message.not_before = 0;
-            message.redrive_of = Some(at);
-        } else {
+        if let Some(id) = derived {
             let ends = vec![None; self.destinations.len()];
             self.push(Message {
+                id,
                 status: Status::Pending,
                 turn: 1,
                 entered: 1,
@@ -628,10 +623,30 @@ impl Lane {
                 events: Vec::new(),
                 ..letter.message
             });
+        } else {
+            let message = self.message_mut(at.0);
+            message.status = Status::Pending;
+            message.turn += 1;
+            message.entered = message.turn;
+            message.attempts = 0;
+            message.losses = 0;
+            message.not_before = 0;
+            message.redrive_of = Some(at);
         }
         Ok(Reply::Redriven {
             in_place,
             sequence: Sequence(sequence),
         })
+    }
+
+    /// The first of the derived ids, from where the last search ended, that is not known.
+    fn derived_id(&mut self, old: MessageId) -> MessageId {
+        loop {
+            self.redrives += 1;
+            let id = old.derived(self.redrives);
+            if self.known(id).is_none() {
+                return id;
+            }
+        }
     }
 }
