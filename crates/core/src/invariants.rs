@@ -8,6 +8,7 @@
 use crate::ids::{DeadLetterKey, Sequence};
 use crate::interface::{DeadLetter, Interface, Slot, Status};
 use crate::state::State;
+use smallvec::SmallVec;
 
 /// Something that must hold of every interface.
 #[derive(Clone, Copy)]
@@ -180,25 +181,29 @@ impl Invariant {
         }
     }
 
-    /// Whether it holds as far as a command can have broken it that changed this message, or none.
-    fn holds_after(&self, interface: &Interface, touched: Option<Sequence>) -> bool {
+    /// Whether it holds as far as a command can have broken it that changed these.
+    fn holds_after(&self, interface: &Interface, touched: &Touched<'_>) -> bool {
         match self.holds {
             Predicate::Counters(holds) => holds(interface),
             Predicate::Message(holds) => {
-                let mut looked_at = touched.into_iter().chain([interface.watermark]);
-                looked_at.all(|at| {
-                    interface
-                        .slot(at)
-                        .is_none_or(|slot| holds(interface, at, slot))
-                })
+                let mut messages = touched.messages.iter().flatten();
+                messages.all(|&(sequence, slot)| holds(interface, sequence, slot))
             }
-            Predicate::DeadLetter(holds) => touched.is_none_or(|at| {
-                let mut letters = interface.dead_letters_of(at);
+            Predicate::DeadLetter(holds) => {
+                let mut letters = touched.letters.iter();
                 letters.all(|(key, letter)| holds(interface, key, letter))
-            }),
+            }
             Predicate::Id(_) | Predicate::Sum(_) => true,
         }
     }
+}
+
+/// What a command may have changed of an interface, looked up once.
+struct Touched<'a> {
+    /// The message that it changed, and the one released last.
+    messages: [Option<(Sequence, &'a Slot)>; 2],
+    /// Those of the message that it changed.
+    letters: SmallVec<[(&'a DeadLetterKey, &'a DeadLetter); 2]>,
 }
 
 /// What the invariant called `name` says.
@@ -214,8 +219,17 @@ pub(crate) fn broken_after_a_command(
     interface: &Interface,
     touched: Option<Sequence>,
 ) -> Option<&'static str> {
+    let message = |sequence| Some((sequence, interface.slot(sequence)?));
+    let letters = touched.filter(|_| !interface.dead_letters.is_empty());
+    let touched = Touched {
+        messages: [touched.and_then(message), message(interface.watermark)],
+        letters: letters
+            .into_iter()
+            .flat_map(|sequence| interface.dead_letters_of(sequence))
+            .collect(),
+    };
     let mut all = ALL.iter();
-    let broken = all.find(|invariant| !invariant.holds_after(interface, touched))?;
+    let broken = all.find(|invariant| !invariant.holds_after(interface, &touched))?;
     Some(broken.name)
 }
 
