@@ -551,6 +551,26 @@ async fn a_newer_snapshot_sends_only_what_the_installed_one_lacks() {
     leader.stop().await;
 }
 
+#[tokio::test]
+async fn the_same_snapshot_may_come_again() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut script, leader, snapshot) = applied(here.path(), 32, 300).await;
+    let mut follower = Running::open(there.path()).unwrap();
+    for _ in 0..3 {
+        let received = send(&snapshot, &follower.store).await.unwrap();
+        follower
+            .machine
+            .install_snapshot(&received.meta, received.snapshot)
+            .await
+            .unwrap();
+        assert_same(&follower, &script).await;
+    }
+    follower.apply(script.take(10)).await.unwrap();
+    assert_same(&follower, &script).await;
+    follower.stop().await;
+    leader.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_is_compared_and_loaded_while_the_machine_answers_others() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
