@@ -56,12 +56,18 @@ pub(crate) fn send(
     let (tell_held, held) = oneshot::channel();
     let sending = Sending { sender, held };
     driver.spawn("snapshot-send", async move {
-        if let Err(error) = sending.run(&folder, head).await {
-            if let SendError::Store(error) = &error {
-                store.snapshot_unreadable(error);
-            }
+        let folder_name = folder.path.display();
+        match sending.run(&folder, head).await {
+            Ok(()) => {}
             // A newer snapshot may have taken its place; openraft tries again.
-            tracing::warn!(%error, folder = %folder.path.display(), "the snapshot was not sent to its end");
+            Err(SendError::Store(error)) => {
+                tracing::warn!(%error, folder = %folder_name, "the snapshot was not sent to its end");
+                store.snapshot_unreadable(&error);
+            }
+            // Whoever waits for the answer says why, and openraft tries again every few seconds.
+            Err(error @ SendError::GivenUp) => {
+                tracing::debug!(%error, folder = %folder_name, "the snapshot was not sent to its end");
+            }
         }
     });
     (ReceiverStream::new(receiver), tell_held)
