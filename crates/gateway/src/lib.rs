@@ -24,5 +24,6 @@ pub mod mllp;
 pub mod msh;
 pub mod orders;
 mod outbound;
+pub mod refusals;
 pub mod stages;
 pub mod time;
