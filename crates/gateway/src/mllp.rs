@@ -270,7 +270,8 @@ impl MllpCodec {
                     frame_offset,
                     limit,
                 };
-                self.frame.scanned = mark;
+                // Judged by what is too much, not by what came with it.
+                self.frame.scanned = mark - payload + self.payload_bytes_max + 1;
                 return Err(self.lose(src, self.frame.fault.unwrap_or(oversized)));
             }
             self.frame.scanned = mark;

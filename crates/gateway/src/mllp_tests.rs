@@ -162,6 +162,16 @@ fn a_payload_of_exactly_the_limit_is_taken_and_one_byte_more_is_not() {
 }
 
 #[test]
+fn utf_16_past_the_limit_is_told_alike_however_it_is_cut() {
+    let bytes = b"M\0S\0H\0|\0^\0";
+    for limit in 0..bytes.len() {
+        let (whole, _) = decode_pieces(&mut MllpCodec::new(limit), [&bytes[..]]);
+        let (cut, _) = decode_pieces(&mut MllpCodec::new(limit), bytes.chunks(1));
+        assert_eq!(whole, cut, "limit {limit}");
+    }
+}
+
+#[test]
 fn an_oversized_frame_fails_when_the_limit_is_passed_not_when_it_ends() {
     let mut codec = MllpCodec::new(LIMIT);
     let mut buffer = BytesMut::from(&b"\x0b"[..]);

@@ -142,7 +142,34 @@ pub async fn run(global: &Global, args: Args) -> Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn refusals_are_asked_for_by_folder_or_by_configuration_and_a_gateway_as_before() {
+        let parse = |line: &str| Line::try_parse_from(line.split(' ')).map(|line| line.args);
+        let asked = |line: &str| parse(line).unwrap().command.is_some();
+        assert!(asked("gateway refusals --state folder"));
+        assert!(asked(
+            "gateway refusals --config gateway.toml --interface RAD"
+        ));
+        assert!(!asked("gateway --config gateway.toml"));
+        assert!(!asked("gateway --listen RAD=127.0.0.1:2575"));
+        for wrong in [
+            "gateway",
+            "gateway refusals",
+            "gateway refusals --config a --state b",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn addresses_are_named_with_their_interfaces() {

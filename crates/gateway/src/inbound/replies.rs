@@ -62,6 +62,10 @@ pub(super) fn outcome(interface: &str, identity: Identity, error: &SendError) ->
         SendError::Invalid { .. } => {
             return Outcome::Rejected(Refusal::new(ErrorCondition::Internal, error.to_string()));
         }
+        SendError::OutcomeUnknown(_) if identity == Identity::None => {
+            "it is not known whether the message was accepted; sent again it is a new one"
+                .to_owned()
+        }
         SendError::OutcomeUnknown(_) => {
             "it is not known whether the message was accepted: send it again, it is \
                                          recognized by its control id"
