@@ -4,11 +4,13 @@ mod cluster;
 mod dead_letter;
 mod interface;
 mod message;
+mod refusal;
 
 pub use cluster::{Answers, Status};
 pub use dead_letter::{DeadLetter, DeadLetterRow, Payload};
 pub use interface::{Explanation, Interface, InterfaceRow};
 pub use message::{Event, Message};
+pub use refusal::RefusalRow;
 
 use chrono::DateTime;
 use ordo_client::{CallError, ConsumeError, Refusal, SendError, WorkError, proto};

@@ -12,13 +12,21 @@
 //! | `SU` | CA only |
 //!
 //! A value that HL7 does not know counts as `AL`: an acknowledgement too many does less harm than a sender that waits
-//! for one that never comes. MSH-16 asks for a deferred application acknowledgement, which is never sent.
+//! for one that never comes.
+//!
+//! Where MSH-15 asks for silence, MSH-16 may ask for more: an application acknowledgement AA, AE or AR under the same
+//! conditions (`NE` with `AL` hears one about every message). A second, deferred acknowledgement of a message is never
+//! sent.
+//!
+//! A message that is itself a reply (MSH-9.1 is ACK, or an MSA follows its header) is [not
+//! acknowledged](is_reply): two systems would acknowledge each other's acknowledgements for ever.
 //!
 //! # What it holds
 //! `MSH`, `MSA` and, where the message was not accepted and is of version 2.5 or later, `ERR`. Separators, encoding
 //! characters, processing id, version and character set are the sender's own, so that fields copied from its message
 //! mean the same there. Sending and receiving application and facility change places. MSA-2 is MSH-10 byte for byte.
-//! The reason stands in MSA-3 (which all versions read) and in ERR, escaped, in plain ASCII.
+//! The reason stands in MSA-3 (which all versions read) and in ERR, escaped, in the sender's character set where that is
+//! known and has its characters. MSH-9 names the structure (`ACK^O01^ACK`) from version 2.4 on.
 //!
 //! Building is a function of its arguments: time and control id are handed in.
 
@@ -26,6 +34,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::charset::Charset;
 use crate::hl7::Message;
 use crate::msh::{EncodingCharacters, Msh, MshError, is_blank, printable};
 use crate::time::Hl7Time;
@@ -159,6 +168,8 @@ pub enum ErrorCondition {
     RequiredFieldMissing,
     /// 205: the key exists already.
     DuplicateKey,
+    /// 102: what is there has no place there.
+    DataType,
     /// 207: anything else.
     Internal,
 }
@@ -168,6 +179,7 @@ impl ErrorCondition {
         match self {
             Self::SegmentSequence => ("100", "Segment sequence error"),
             Self::RequiredFieldMissing => ("101", "Required field missing"),
+            Self::DataType => ("102", "Data type error"),
             Self::DuplicateKey => ("205", "Duplicate key identifier"),
             Self::Internal => ("207", "Application internal error"),
         }
@@ -204,6 +216,7 @@ impl From<MshError> for Refusal {
             | MshError::ControlIdMissing => ErrorCondition::RequiredFieldMissing,
             MshError::Empty
             | MshError::NotHl7 { .. }
+            | MshError::Utf16
             | MshError::Batch
             | MshError::TooShort { .. }
             | MshError::FieldSeparator { .. } => ErrorCondition::SegmentSequence,
@@ -237,7 +250,8 @@ impl Outcome {
         }
     }
 
-    fn refusal(&self) -> Option<&Refusal> {
+    /// Why it was not accepted.
+    pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Accepted => None,
             Self::Failed(refusal) | Self::Rejected(refusal) => Some(refusal),
@@ -245,7 +259,29 @@ impl Outcome {
     }
 }
 
-/// The acknowledgement of the message with header `msh`, `None` where MSH-15 asks for silence in this case.
+/// Whether a message is itself a reply, and so not to be acknowledged: MSH-9.1 is ACK, or an MSA follows its header.
+pub fn is_reply(message: &Message<'_>) -> bool {
+    let follows = message.segments().nth(1);
+    message.msh().message_type().code == b"ACK"
+        || follows.is_some_and(|segment| segment.name() == b"MSA")
+}
+
+/// What the sender of the message with header `msh` hears about it: as MSH-15 asks, and where that asks for silence, as
+/// MSH-16 does.
+pub fn reply_code(msh: &Msh<'_>, verdict: Verdict) -> Option<AckCode> {
+    let application = || {
+        let asked = match msh.application_acknowledgement_type().trim_ascii() {
+            b"AL" => true,
+            b"ER" => verdict != Verdict::Accept,
+            b"SU" => verdict == Verdict::Accept,
+            _ => false,
+        };
+        asked.then(|| AckMode::Original.code(verdict)).flatten()
+    };
+    AckMode::of(msh).code(verdict).or_else(application)
+}
+
+/// The acknowledgement of the message with header `msh`, `None` where it asks for silence in this case.
 ///
 /// `control_id` becomes its MSH-10; it should be 20 characters at most, as versions before 2.7 allow no more.
 pub fn acknowledge(
@@ -254,7 +290,7 @@ pub fn acknowledge(
     time: Hl7Time,
     control_id: &str,
 ) -> Option<Bytes> {
-    let code = AckMode::of(msh).code(outcome.verdict())?;
+    let code = reply_code(msh, outcome.verdict())?;
     Some(build(msh, code, outcome.refusal(), time, control_id))
 }
 
@@ -293,10 +329,18 @@ fn build(
     };
     let message_type = match msh.message_type().event {
         b"" => b"ACK".to_vec(),
+        event
+            if msh
+                .version_number()
+                .is_some_and(|version| version >= (2, 4)) =>
+        {
+            joined(&[b"ACK", event, b"ACK"])
+        }
         event => joined(&[b"ACK", event]),
     };
     // A sender may separate its fields by `+` or `.`.
-    let time = escaped(&time.to_string(), out.separator, encoding);
+    let escaped = |text: &str| escaped(text, out.separator, encoding, msh.charset());
+    let time = escaped(&time.to_string());
     let mut header: [&[u8]; 18] = [b""; 18];
     header[2 - 1] = declared;
     header[3 - 1] = msh.receiving_application();
@@ -309,12 +353,11 @@ fn build(
     header[11 - 1] = msh.processing_id();
     header[12 - 1] = msh.version();
     header[18 - 1] = msh.character_set();
+    let text = refusal
+        .map(|refusal| escaped(&refusal.text))
+        .unwrap_or_default();
     // MSH-1 is the separator that `segment` writes anyway.
     out.segment(b"MSH", &header[1..]);
-
-    let text = refusal
-        .map(|refusal| escaped(&refusal.text, out.separator, encoding))
-        .unwrap_or_default();
     // MSH-10 is echoed as it stands, even where it is blank: the sender finds its own bytes again.
     out.segment(b"MSA", &[code.as_str().as_bytes(), msh.field(10), &text]);
 
@@ -356,22 +399,19 @@ impl Segments {
     }
 }
 
-/// `text` as printable ASCII with the message's separators escaped.
-fn escaped(text: &str, separator: u8, encoding: EncodingCharacters) -> Vec<u8> {
+/// `text` in the sender's character set, with the message's separators escaped and `?` for what the set does not have.
+fn escaped(text: &str, separator: u8, encoding: EncodingCharacters, charset: Charset) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     for character in text.chars().take(REASON_CHARACTERS_MAX) {
-        let byte = match u8::try_from(character) {
-            Ok(byte) if byte.is_ascii_graphic() || byte == b' ' => byte,
-            _ => b'?',
-        };
-        let letter = match byte {
-            _ if byte == separator => b'F',
-            _ if byte == encoding.component => b'S',
-            _ if byte == encoding.repetition => b'R',
-            _ if byte == encoding.escape => b'E',
-            _ if byte == encoding.subcomponent => b'T',
+        let written = charset.encode(character).unwrap_or_else(|| vec![b'?']);
+        let letter = match written[..] {
+            [byte] if byte == separator => b'F',
+            [byte] if byte == encoding.component => b'S',
+            [byte] if byte == encoding.repetition => b'R',
+            [byte] if byte == encoding.escape => b'E',
+            [byte] if byte == encoding.subcomponent => b'T',
             _ => {
-                out.push(byte);
+                out.extend_from_slice(&written);
                 continue;
             }
         };

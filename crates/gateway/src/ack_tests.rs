@@ -27,7 +27,7 @@ fn refused(text: &str) -> Refusal {
 fn an_accept_in_original_mode_is_exactly_this() {
     assert_eq!(
         answer(&order(""), &Outcome::Accepted).unwrap(),
-        "MSH|^~\\&|LIS|LAB|HIS^1.2^ISO|WARD|19700101000000.000+0000||ACK^O01|A1|P|2.5.1||||||8859/1\rMSA|AA|RAD-17\r"
+        "MSH|^~\\&|LIS|LAB|HIS^1.2^ISO|WARD|19700101000000.000+0000||ACK^O01^ACK|A1|P|2.5.1||||||8859/1\rMSA|AA|RAD-17\r"
     );
 }
 
@@ -97,11 +97,83 @@ fn msh_15_decides_mode_and_condition() {
 }
 
 #[test]
+fn where_msh_15_asks_for_silence_msh_16_may_ask_for_an_application_reply() {
+    let outcomes = [
+        Outcome::Accepted,
+        Outcome::Failed(refused("x")),
+        Outcome::Rejected(refused("x")),
+    ];
+    let table: [(&str, [Option<&str>; 3]); 8] = [
+        ("NE|AL", [Some("AA"), Some("AE"), Some("AR")]),
+        ("NE|ER", [None, Some("AE"), Some("AR")]),
+        ("NE|SU", [Some("AA"), None, None]),
+        ("NE|NE", [None, None, None]),
+        ("NE|", [None, None, None]),
+        ("ER|AL", [Some("AA"), Some("CE"), Some("CR")]),
+        ("SU|ER", [Some("CA"), Some("AE"), Some("AR")]),
+        ("AL|AL", [Some("CA"), Some("CE"), Some("CR")]),
+    ];
+    for (asked, expected) in table {
+        let message = format!("MSH|^~\\&|A|B|C|D|||ORM^O01|7|P|2.5|||{asked}\rPID|1");
+        for (outcome, code) in outcomes.iter().zip(expected) {
+            let ack = answer(&message, outcome);
+            let read = ack.map(|ack| ReceivedAck::read(ack.as_bytes()).unwrap().code.as_str());
+            assert_eq!(read, code, "MSH-15|MSH-16 {asked:?}");
+        }
+    }
+}
+
+#[test]
+fn msh_9_names_the_structure_from_2_4_on() {
+    for (version, expected) in [
+        ("2.3", "|ACK^O01|"),
+        ("2.3.1", "|ACK^O01|"),
+        ("2.4", "|ACK^O01^ACK|"),
+        ("2.5.1^USA", "|ACK^O01^ACK|"),
+        ("", "|ACK^O01|"),
+    ] {
+        let message = format!("MSH|^~\\&|A|B|C|D|||ORM^O01|7|P|{version}\r");
+        let ack = answer(&message, &Outcome::Accepted).unwrap();
+        assert!(ack.contains(expected), "{version}: {ack}");
+    }
+}
+
+#[test]
+fn a_reply_is_known_by_its_type_or_its_msa() {
+    let is = |text: &str| is_reply(&Message::read(text.as_bytes()).unwrap());
+    assert!(is("MSH|^~\\&|A|B|C|D|||ACK^O01|7\rMSA|AA|1"));
+    assert!(is("MSH|^~\\&|A|B|C|D|||ACK|7"));
+    assert!(is("MSH|^~\\&|A|B|C|D|||ORR^O02|7\r\nMSA|AA|1"));
+    assert!(!is("MSH|^~\\&|A|B|C|D|||ORM^O01|7\rPID|1\rMSA|AA|1"));
+}
+
+#[test]
+fn reasons_keep_their_characters_where_the_senders_set_has_them() {
+    let text = |set: &str| {
+        let message = format!("MSH|^~\\&|A|B|C|D|||ORM^O01|7|P|2.3||||||{set}\r");
+        let msh = Msh::scan(message.as_bytes()).unwrap();
+        let outcome = Outcome::Failed(refused("Pr\u{fc}fung \u{20ac}|"));
+        let ack = acknowledge(&msh, &outcome, time(), "A1").unwrap();
+        let msa = ack.split(|byte| *byte == b'\r').nth(1).unwrap().to_vec();
+        msa.strip_prefix(b"MSA|AE|7|").unwrap().to_vec()
+    };
+    assert_eq!(text(""), b"Pr?fung ?\\F\\");
+    assert_eq!(text("8859/1"), b"Pr\xfcfung ?\\F\\");
+    assert_eq!(
+        text("UNICODE UTF-8"),
+        "Pr\u{fc}fung \u{20ac}\\F\\".as_bytes()
+    );
+    assert_eq!(text("~ISO IR87"), b"Pr?fung ?\\F\\");
+}
+
+#[test]
 fn the_senders_own_separators_are_used_and_escaped() {
     let message = "MSH#*~\\&#HIS#WARD#LIS#LAB###ORM*O01#7#P#2.5";
     let ack = answer(message, &Outcome::Rejected(refused("a#b*c"))).unwrap();
     assert!(
-        ack.starts_with("MSH#*~\\&#LIS#LAB#HIS#WARD#19700101000000.000+0000##ACK*O01#A1#P#2.5\r"),
+        ack.starts_with(
+            "MSH#*~\\&#LIS#LAB#HIS#WARD#19700101000000.000+0000##ACK*O01*ACK#A1#P#2.5\r"
+        ),
         "{ack}"
     );
     assert!(ack.contains("MSA#AR#7#a\\F\\b\\S\\c\r"), "{ack}");

@@ -6,6 +6,9 @@
 //! [[listen]]                       # MLLP in: one address is one interface
 //! address = "127.0.0.1:2575"
 //! interface = "RAD"
+//! batch = "refuse"                 # several messages in one frame: "refuse" or "split"
+//! identity = "control_id"          # what a repetition has in common with the first
+//! ignored = []                     # fields that may differ in a repetition, as "MSH-7"
 //!
 //! [[send]]                         # MLLP out: one (interface, destination) is one address
 //! interface = "RAD"
@@ -17,6 +20,7 @@
 //! payload_bytes = 1048576
 //! idle_ms = 3600000                # a connection on which no frame begins is closed
 //! frame_ms = 30000                 # a frame that began must have ended
+//! frame_end_ms = 250               # silence that ends a frame whose FS no CR follows
 //!
 //! [outbound]
 //! connect_ms = 5000
@@ -27,16 +31,31 @@
 //! ```
 //!
 //! Beside these: `allow_plaintext = true`, without which every MLLP address must be on loopback, and `shutdown_ms`
-//! (10,000), how long messages in flight may take to finish when the gateway stops.
+//! (10,000), how long messages in flight may take to finish when the gateway stops; `state`, a folder of this gateway's
+//! own in which its list of refused messages survives a restart; without one the list ends with the process.
+//!
+//! # What a `[[listen]]` may say of its messages
+//! - `charset`: their character set where MSH-18 does not say, by a name of HL7's table 0211 (`"ISO IR87"`, `"BIG-5"`) or
+//!   one that is usual on the web (`"Shift_JIS"`). Default: none; every byte below 0x80 is ASCII.
+//! - `batch`: whether a frame that holds several messages, or a batch (BHS, FHS), is refused or split into messages, each
+//!   with a sequence of its own and in order.
+//! - `identity`: by what a message is known when it is sent again: `"control_id"` (MSH-3, MSH-4 and MSH-10),
+//!   `"control_id_and_time"` (MSH-7, too), `"content"` (all of it, but for what is ignored) or `"none"` (each is a new one).
+//!   A message without MSH-10 is refused in any case: it could not be answered.
+//! - `ignored`: fields in which a repetition may differ from the first without being a conflict.
 
 mod check;
 mod read;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Deserialize;
+
+use crate::charset::Charset;
+use crate::connection::FRAME_END;
 use crate::mllp::PAYLOAD_BYTES_MAX;
 
 /// What a gateway runs with.
@@ -57,6 +76,8 @@ pub struct GatewayConfig {
     pub outbound: OutboundConfig,
     /// How long what is in flight may take to finish when the gateway stops.
     pub shutdown: Duration,
+    /// The folder of what survives a restart: the list of refused messages. None: nothing does.
+    pub state: Option<PathBuf>,
 }
 
 /// One listening address.
@@ -66,6 +87,88 @@ pub struct ListenConfig {
     pub address: SocketAddr,
     /// The interface that everything received there belongs to.
     pub interface: String,
+    /// How its messages are read.
+    pub messages: MessageConfig,
+}
+
+impl ListenConfig {
+    /// A listening address whose messages are read as usual.
+    #[must_use]
+    pub fn new(address: SocketAddr, interface: impl Into<String>) -> Self {
+        Self {
+            address,
+            interface: interface.into(),
+            messages: MessageConfig::default(),
+        }
+    }
+}
+
+/// How the messages of a listening address are read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageConfig {
+    /// Their character set where MSH-18 does not say.
+    pub charset: Option<Charset>,
+    /// What becomes of several messages in one frame.
+    pub batch: Batch,
+    /// By what a repetition is known.
+    pub identity: Identity,
+    /// Fields in which a repetition may differ.
+    pub ignored: Vec<FieldName>,
+}
+
+/// What becomes of several messages in one frame, in a batch (BHS, FHS) or one after the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Batch {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// Each becomes a message of its own, in order.
+    Split,
+}
+
+/// By what a message is known when it is sent again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// MSH-3, MSH-4 and MSH-10.
+    #[default]
+    ControlId,
+    /// MSH-3, MSH-4, MSH-10 and MSH-7.
+    ControlIdAndTime,
+    /// All of it, but for ignored fields.
+    Content,
+    /// Nothing: every message is a new one.
+    None,
+}
+
+/// The name of a field, as `MSH-7`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldName {
+    /// Three capital letters or digits.
+    pub segment: String,
+    /// From 1.
+    pub number: u16,
+}
+
+impl FieldName {
+    /// Reads a name; `None` where it is none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (segment, number) = text.split_once('-')?;
+        let is_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit();
+        let number = number.parse().ok().filter(|number| *number > 0)?;
+        (segment.len() == 3 && segment.bytes().all(is_name)).then(|| Self {
+            segment: segment.to_owned(),
+            number,
+        })
+    }
+}
+
+impl fmt::Display for FieldName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.segment, self.number)
+    }
 }
 
 /// One receiver.
@@ -90,6 +193,8 @@ pub struct InboundConfig {
     pub idle: Duration,
     /// How long a frame may take from its first byte to its last.
     pub frame: Duration,
+    /// How long a silence ends a frame whose FS no CR follows.
+    pub frame_end: Duration,
 }
 
 /// How receivers are treated.
@@ -117,6 +222,7 @@ impl Default for GatewayConfig {
             inbound: InboundConfig::default(),
             outbound: OutboundConfig::default(),
             shutdown: Duration::from_secs(10),
+            state: None,
         }
     }
 }
@@ -128,6 +234,7 @@ impl Default for InboundConfig {
             payload_bytes: PAYLOAD_BYTES_MAX,
             idle: Duration::from_secs(60 * 60),
             frame: Duration::from_secs(30),
+            frame_end: FRAME_END,
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::mllp::{FrameError, MllpCodec, MllpError};
 const READ_BYTES: usize = 8 * 1024;
 /// What may be read of the next frames while the reply to the last is awaited, in bytes; only to notice the end.
 const AHEAD_BYTES_MAX: usize = 64 * 1024;
+/// How long a peer must have been silent before a frame whose FS no CR follows is taken as complete, where nothing else
+/// is configured.
+pub(crate) const FRAME_END: Duration = Duration::from_millis(250);
 /// How long a peer that was told of an error may go on sending, and how much, before the connection is cut. Cut at
 /// once, with unread bytes on our side, TCP would throw our reply away.
 const LINGER_MAX: Duration = Duration::from_secs(2);
@@ -81,6 +84,10 @@ pub(crate) struct Connection<S> {
     buffer: BytesMut,
     /// When the frame that is being received began.
     begun: Option<Instant>,
+    /// When bytes came last.
+    heard: Instant,
+    /// How long a silence ends a frame that lacks its CR.
+    frame_end: Duration,
     /// The peer has ended its side.
     ended: bool,
 }
@@ -92,13 +99,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             codec: MllpCodec::new(payload_bytes_max),
             buffer: BytesMut::new(),
             begun: None,
+            heard: Instant::now(),
+            frame_end: FRAME_END,
             ended: false,
         }
     }
 
+    /// Sets how long a silence ends a frame whose FS no CR follows.
+    pub(crate) fn with_frame_end(mut self, frame_end: Duration) -> Self {
+        self.frame_end = frame_end;
+        self
+    }
+
+    /// Whether what comes after a framing error can be read.
+    pub(crate) fn is_understood(&self) -> bool {
+        !self.codec.is_lost()
+    }
+
     /// The next frame; `None` where the peer has ended its side between frames. Loses nothing when dropped.
     ///
-    /// `idle` ends the wait for a frame's beginning, `frame` bounds the time from there to its end.
+    /// `idle` ends the wait for a frame's beginning, `frame` bounds the time from there to its end. After a framing error
+    /// it may be called again where the connection [is understood](Self::is_understood).
     pub(crate) async fn read(
         &mut self,
         idle: impl Future<Output = ()>,
@@ -106,26 +127,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) -> Result<Option<Bytes>, ReadError> {
         let mut idle = pin!(idle);
         loop {
-            let found = if self.ended {
-                return Ok(self.codec.decode_eof(&mut self.buffer)?);
-            } else {
-                self.codec.decode(&mut self.buffer)?
+            let found = match self.ended {
+                true => self.codec.decode_eof(&mut self.buffer),
+                false => self.codec.decode(&mut self.buffer),
             };
-            if found.is_some() {
+            if self.ended || !matches!(found, Ok(None)) {
                 self.begun = None;
-                return Ok(found);
+                return Ok(found?);
             }
             let idles = self.buffer.is_empty();
             if !idles {
                 self.begun.get_or_insert_with(Instant::now);
             }
             let slow = self.begun.map(|begun| begun + frame);
+            let silent = self.heard + self.frame_end;
             self.buffer.reserve(READ_BYTES);
             let read = self.stream.read_buf(&mut self.buffer);
             tokio::select! {
                 biased;
-                read = read => self.ended = read? == 0,
+                read = read => {
+                    self.heard = Instant::now();
+                    self.ended = read? == 0;
+                }
                 () = &mut idle, if idles => return Err(ReadError::Idle),
+                () = sleep_until(silent), if self.codec.awaits_silence() => {
+                    let found = self.codec.after_silence(&mut self.buffer);
+                    self.begun = None;
+                    return Ok(found?);
+                }
                 () = sleep_until(slow.unwrap_or_else(Instant::now)), if !idles => return Err(ReadError::Slow(frame)),
             }
         }
@@ -168,19 +197,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             self.buffer.reserve(READ_BYTES);
             match self.stream.read_buf(&mut self.buffer).await {
-                Ok(read) => self.ended = read == 0,
+                Ok(read) => {
+                    self.heard = Instant::now();
+                    self.ended = read == 0;
+                }
                 Err(_) => return,
             }
         }
         sleep(grace).await;
     }
 
-    /// After an error of the read: the beginning of the frame that broke, where its header is whole.
+    /// After an error of the read: the beginning of the frame that broke.
     pub(crate) fn broken_frame(&mut self) -> Option<Bytes> {
         let begun = || (self.buffer.len() > 1).then(|| Bytes::copy_from_slice(&self.buffer[1..]));
-        let broken = self.codec.take_rejected().or_else(begun)?;
-        let header_ends = broken.iter().any(|byte| matches!(byte, b'\r' | b'\n'));
-        header_ends.then_some(broken)
+        self.codec.take_rejected().or_else(begun)
     }
 
     /// Ends the connection in good order.

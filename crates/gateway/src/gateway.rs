@@ -1,6 +1,7 @@
 //! A running gateway.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ordo_client::{Cluster, Consumer, Producer};
@@ -13,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{ConfigErrors, GatewayConfig, ListenConfig};
 use crate::inbound::{Inbound, Intake, Lane, ReplyIds, Warnings};
 use crate::outbound::Outbound;
+use crate::refusals::Refusals;
 
 /// The name under which people see a gateway's consumer.
 const NAME: &str = "gateway";
@@ -31,6 +33,14 @@ pub enum StartError {
         interface: String,
         /// The address.
         address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Its folder can't be used.
+    #[error("state: can't use {}: {error}", folder.display())]
+    State {
+        /// The folder.
+        folder: PathBuf,
         /// Why.
         error: std::io::Error,
     },
@@ -63,6 +73,13 @@ impl Gateway {
     /// The configuration holds wrong values, or an address can't be listened on. Then nothing runs.
     pub async fn start(config: GatewayConfig, cluster: &Cluster) -> Result<Self, StartError> {
         config.check()?;
+        let refusals = match &config.state {
+            None => Refusals::in_memory(),
+            Some(folder) => Refusals::open(folder).map_err(|error| StartError::State {
+                folder: folder.clone(),
+                error,
+            })?,
+        };
         let mut listeners = Vec::with_capacity(config.listen.len());
         for listen in &config.listen {
             listeners.push(bind(listen).await?);
@@ -90,6 +107,8 @@ impl Gateway {
             let inbound = Arc::new(Inbound {
                 interface,
                 limits: config.inbound.clone(),
+                messages: listen.messages.clone(),
+                refusals: refusals.clone(),
                 intake: Intake::new(lane, gateway.tasks.clone(), gateway.abort.clone()),
                 reply_ids: Arc::clone(&reply_ids),
                 turned_away: watch::Sender::new(None),

@@ -8,9 +8,10 @@
 //! Segments end in CR, LF or CRLF, mixed or not. A line that is no segment (free text with a line break in it) is
 //! skipped over by name like any segment nobody asks for.
 
-use crate::msh::{EncodingCharacters, Msh, MshError, is_blank, is_segment_end};
+use crate::charset::{Charset, Pieces, Reading};
+use crate::msh::{EncodingCharacters, Msh, MshError, from_header, is_blank, is_segment_end};
 
-/// A message and what separates its parts.
+/// A message and what separates its parts. What stands before its header (a byte order mark, blanks) is not shown.
 #[derive(Clone, Copy)]
 pub struct Message<'a> {
     bytes: &'a [u8],
@@ -23,6 +24,7 @@ pub struct Segment<'a> {
     bytes: &'a [u8],
     separator: u8,
     encoding: EncodingCharacters,
+    reading: Reading,
 }
 
 /// One field, raw.
@@ -30,6 +32,7 @@ pub struct Segment<'a> {
 pub struct Field<'a> {
     bytes: &'a [u8],
     encoding: EncodingCharacters,
+    reading: Reading,
 }
 
 impl<'a> Message<'a> {
@@ -38,9 +41,17 @@ impl<'a> Message<'a> {
     /// # Errors
     /// As [`Msh::scan`].
     pub fn read(bytes: &'a [u8]) -> Result<Self, MshError> {
+        Self::read_in(bytes, None)
+    }
+
+    /// As [`Message::read`], in `charset` where MSH-18 does not say otherwise.
+    ///
+    /// # Errors
+    /// As [`Msh::scan`].
+    pub fn read_in(bytes: &'a [u8], charset: Option<Charset>) -> Result<Self, MshError> {
         Ok(Self {
-            bytes,
-            msh: Msh::scan(bytes)?,
+            bytes: from_header(bytes),
+            msh: Msh::scan_in(bytes, charset)?,
         })
     }
 
@@ -52,6 +63,7 @@ impl<'a> Message<'a> {
     /// All segments in order, MSH first; empty lines left out.
     pub fn segments(&self) -> impl Iterator<Item = Segment<'a>> + use<'a> {
         let (separator, encoding) = (self.msh.field_separator(), self.msh.encoding_characters());
+        let reading = self.msh.reading();
         self.bytes
             .split(|byte| is_segment_end(*byte))
             .filter(|bytes| !bytes.is_empty())
@@ -59,6 +71,7 @@ impl<'a> Message<'a> {
                 bytes,
                 separator,
                 encoding,
+                reading,
             })
     }
 
@@ -92,23 +105,20 @@ impl<'a> Message<'a> {
 impl<'a> Segment<'a> {
     /// Its name: what stands before the first separator.
     pub fn name(&self) -> &'a [u8] {
-        self.bytes
-            .split(|byte| *byte == self.separator)
-            .next()
-            .unwrap_or_default()
+        self.pieces().next().unwrap_or_default()
+    }
+
+    fn pieces(&self) -> Pieces<'a> {
+        self.reading.split(self.bytes, self.separator)
     }
 
     /// Field `number`, empty where the segment ends before it. Not for MSH, whose numbers are shifted by one: see
     /// [`Msh::field`].
     pub fn field(&self, number: usize) -> Field<'a> {
-        let bytes = self
-            .bytes
-            .split(|byte| *byte == self.separator)
-            .nth(number)
-            .unwrap_or_default();
         Field {
-            bytes,
+            bytes: self.pieces().nth(number).unwrap_or_default(),
             encoding: self.encoding,
+            reading: self.reading,
         }
     }
 }
@@ -126,20 +136,21 @@ impl<'a> Field<'a> {
 
     /// Its repetitions; one, maybe empty, where it does not repeat.
     pub fn repetitions(&self) -> impl Iterator<Item = Field<'a>> + use<'a> {
-        let encoding = self.encoding;
-        self.bytes
-            .split(move |byte| *byte == encoding.repetition)
-            .map(move |bytes| Field { bytes, encoding })
+        let (encoding, reading) = (self.encoding, self.reading);
+        reading
+            .split(self.bytes, encoding.repetition)
+            .map(move |bytes| Field {
+                bytes,
+                encoding,
+                reading,
+            })
     }
 
     /// Component `number`, from 1, of the first repetition; empty where there is none.
     pub fn component(&self, number: usize) -> &'a [u8] {
-        let first = self
-            .bytes
-            .split(|byte| *byte == self.encoding.repetition)
-            .next()
-            .unwrap_or_default();
-        let mut components = first.split(|byte| *byte == self.encoding.component);
+        let mut repetitions = self.reading.split(self.bytes, self.encoding.repetition);
+        let first = repetitions.next().unwrap_or_default();
+        let mut components = self.reading.split(first, self.encoding.component);
         number
             .checked_sub(1)
             .and_then(|index| components.nth(index))

@@ -15,36 +15,40 @@
 //! again; it then joins the first try where that is still on its way (see [`intake`]), and is a duplicate otherwise. A
 //! sender that only ended its side of the connection gets its reply if that comes within the time limit of a frame.
 //!
+//! # What is refused
+//! What is framed well and is no HL7 message, or several where that was not asked for, is rejected and the connection
+//! goes on. So is a frame that broke, as long as it can be told where the next one begins: one reply for each frame, so
+//! that a sender who counts them is not led astray. Every refusal leaves a row in the list of [`crate::refusals`],
+//! whether its sender wants to hear of it or not.
+//!
 //! # What ends a connection
-//! Framing errors (after one error reply, where the broken frame's header is whole), a frame that does not end in time,
-//! idleness (an hour, or 10 s while others are turned away), a peer that does not take its reply, too many
-//! connections. What is framed well and is no HL7 message is
-//! rejected and the connection goes on.
+//! Framing errors after which nothing can be understood (after one error reply, where the broken frame's header is
+//! whole), a frame that does not end in time, idleness (an hour, or 10 s while others are turned away), a peer that does
+//! not take its reply, too many connections.
 
+mod answer;
+mod batch;
+mod identity;
 mod intake;
 mod replies;
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 pub(crate) use self::intake::{Intake, Lane, Sink};
 pub(crate) use self::replies::ReplyIds;
 
-use crate::ack::{Outcome, Refusal, acknowledge, reject_unreadable};
-use crate::config::InboundConfig;
+use self::answer::Peer;
+use crate::config::{InboundConfig, MessageConfig};
 use crate::connection::{Connection, ReadError, WriteError};
-use crate::msh::{Msh, MshError};
-use crate::time::Hl7Time;
+use crate::refusals::Refusals;
 
 /// The pause after `accept` failed. Descriptors come back as connections end, not by asking at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -61,6 +65,8 @@ const WARNINGS_PERIOD: Duration = Duration::from_secs(10);
 pub(crate) struct Inbound<K> {
     pub(crate) interface: String,
     pub(crate) limits: InboundConfig,
+    pub(crate) messages: MessageConfig,
+    pub(crate) refusals: Refusals,
     pub(crate) intake: Intake<K>,
     pub(crate) reply_ids: Arc<ReplyIds>,
     /// When a connection was closed last because there was no room.
@@ -71,18 +77,6 @@ pub(crate) struct Inbound<K> {
     /// Waits no longer for anything.
     pub(crate) abort: CancellationToken,
     pub(crate) tasks: TaskTracker,
-}
-
-/// A header that identifies its message.
-struct Identified<'a> {
-    msh: Msh<'a>,
-    id: Uuid,
-}
-
-fn identify(payload: &[u8]) -> Result<Identified<'_>, MshError> {
-    let msh = Msh::scan(payload)?;
-    let id = msh.message_id()?;
-    Ok(Identified { msh, id })
 }
 
 /// Keeps floods out of the logs.
@@ -156,7 +150,8 @@ impl<K: Sink> Inbound<K> {
             }
             let inbound = Arc::clone(&self);
             self.tasks.spawn(async move {
-                let connection = Connection::new(stream, inbound.limits.payload_bytes);
+                let connection = Connection::new(stream, inbound.limits.payload_bytes)
+                    .with_frame_end(inbound.limits.frame_end);
                 tokio::select! {
                     () = inbound.abort.cancelled() => {}
                     () = inbound.serve(connection, &peer) => {}
@@ -167,11 +162,8 @@ impl<K: Sink> Inbound<K> {
     }
 
     /// Answers one connection until it ends.
-    pub(crate) async fn serve<S>(
-        &self,
-        mut connection: Connection<S>,
-        peer: &(dyn fmt::Display + Sync),
-    ) where
+    pub(crate) async fn serve<S>(&self, mut connection: Connection<S>, peer: Peer<'_>)
+    where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let interface = self.interface.as_str();
@@ -182,28 +174,29 @@ impl<K: Sink> Inbound<K> {
                 () = self.stop.cancelled() => break,
                 read = connection.read(self.idle(), self.limits.frame) => read,
             };
-            let payload = match read {
-                Ok(Some(payload)) => payload,
+            let replies = match read {
+                Ok(Some(payload)) => tokio::select! {
+                    biased;
+                    replies = self.answer(&payload, peer) => replies,
+                    () = connection.gone(self.limits.frame) => {
+                        tracing::debug!(interface, %peer, "the sender left before its reply");
+                        return;
+                    }
+                },
                 Ok(None) => break,
+                Err(error @ ReadError::Frame(_)) if connection.is_understood() => {
+                    self.answer_broken(connection.broken_frame(), peer, &error)
+                }
                 Err(error) => {
                     self.end_broken(connection, peer, &error).await;
                     return;
                 }
             };
-            let (outcome, sequence) = tokio::select! {
-                biased;
-                outcome = self.hand_over(&payload) => outcome,
-                () = connection.gone(self.limits.frame) => {
-                    tracing::debug!(interface, %peer, "the sender left before its reply");
+            for reply in replies {
+                if let Err(error) = connection.write(&reply, self.limits.frame).await {
+                    self.log_unwritten(peer, &error);
                     return;
                 }
-            };
-            self.log(peer, &outcome, sequence);
-            if let Some(reply) = self.reply(&payload, &outcome)
-                && let Err(error) = connection.write(&reply, self.limits.frame).await
-            {
-                self.log_unwritten(peer, &error);
-                return;
             }
         }
         tracing::debug!(interface, %peer, "MLLP connection ends");
@@ -222,34 +215,9 @@ impl<K: Sink> Inbound<K> {
         }
     }
 
-    /// What became of a message, and its sequence where it was accepted.
-    async fn hand_over(&self, payload: &Bytes) -> (Outcome, Option<u64>) {
-        let id = match identify(payload) {
-            Ok(identified) => identified.id,
-            Err(error) => return (Outcome::Rejected(error.into()), None),
-        };
-        match self.intake.take(id, payload).await {
-            Ok(accepted) => (Outcome::Accepted, Some(accepted.sequence)),
-            Err(error) => (replies::outcome(&self.interface, &error), None),
-        }
-    }
-
-    /// The reply, where MSH-15 asks for one. Bytes without a header get one all the same: whoever sent them waits.
-    fn reply(&self, payload: &[u8], outcome: &Outcome) -> Option<Bytes> {
-        let (time, id) = (Hl7Time::now(), self.reply_ids.next());
-        match (Msh::scan(payload), outcome) {
-            (Ok(msh), outcome) => acknowledge(&msh, outcome, time, &id),
-            (Err(error), _) => Some(reject_unreadable(&Refusal::from(error), time, &id)),
-        }
-    }
-
     /// Replies to a frame that broke, where it says whom to reply to, and closes the connection.
-    async fn end_broken<S>(
-        &self,
-        mut connection: Connection<S>,
-        peer: &(dyn fmt::Display + Sync),
-        error: &ReadError,
-    ) where
+    async fn end_broken<S>(&self, mut connection: Connection<S>, peer: Peer<'_>, error: &ReadError)
+    where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let interface = self.interface.as_str();
@@ -262,11 +230,9 @@ impl<K: Sink> Inbound<K> {
                 if self.warnings.may_warn(interface) {
                     tracing::warn!(interface, %peer, %error, "MLLP connection is closed");
                 }
-                let reply = connection.broken_frame().and_then(|broken| {
-                    let msh = identify(&broken).ok()?.msh;
-                    let (time, id) = (Hl7Time::now(), self.reply_ids.next());
-                    acknowledge(&msh, &replies::of_broken_frame(error), time, &id)
-                });
+                let reply = connection
+                    .broken_frame()
+                    .and_then(|broken| self.answer_lost(&broken, peer, error));
                 if let Some(reply) = reply
                     && let Err(error) = connection.write(&reply, self.limits.frame).await
                 {
@@ -278,21 +244,7 @@ impl<K: Sink> Inbound<K> {
         }
     }
 
-    fn log(&self, peer: &dyn fmt::Display, outcome: &Outcome, sequence: Option<u64>) {
-        let interface = self.interface.as_str();
-        match outcome {
-            Outcome::Accepted => tracing::debug!(interface, %peer, sequence, "accepted"),
-            Outcome::Failed(refusal) if self.warnings.may_warn(interface) => {
-                tracing::warn!(interface, %peer, reason = refusal.text, "a message was answered with an error");
-            }
-            Outcome::Rejected(refusal) if self.warnings.may_warn(interface) => {
-                tracing::warn!(interface, %peer, reason = refusal.text, "a message was rejected");
-            }
-            Outcome::Failed(_) | Outcome::Rejected(_) => {}
-        }
-    }
-
-    fn log_unwritten(&self, peer: &dyn fmt::Display, error: &WriteError) {
+    fn log_unwritten(&self, peer: Peer<'_>, error: &WriteError) {
         // The sender has no reply and sends again.
         tracing::debug!(interface = self.interface, %peer, %error, "a reply was not taken");
     }

@@ -1,7 +1,7 @@
 //! HL7 over MLLP, in and out of Ordo.
 //!
 //! Bytes first: a message is carried exactly as it was received. [`mllp`] finds its frame, [`msh`] reads its header in
-//! place and derives the message id, [`ack`] builds and reads acknowledgements, and nothing here renders a message
+//! place, by its [`charset`], and derives the message id, [`ack`] builds and reads acknowledgements, and nothing here renders a message
 //! anew. [`hl7`] is a read-only view of segments and fields for the demonstration [`stages`]; [`orders`] invents orders
 //! and [`lab`] is a simulated receiver that judges what reached it.
 //!
@@ -13,6 +13,7 @@
 
 pub mod ack;
 mod backoff;
+pub mod charset;
 pub mod config;
 mod connection;
 pub mod gateway;
@@ -23,5 +24,6 @@ pub mod mllp;
 pub mod msh;
 pub mod orders;
 mod outbound;
+pub mod refusals;
 pub mod stages;
 pub mod time;

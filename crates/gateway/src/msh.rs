@@ -1,8 +1,11 @@
 //! The message header, read in place.
 //!
 //! A gateway must know who sent a message, its control id and which acknowledgement is wanted, and nothing else. So the
-//! MSH segment is read at byte level, without parsing what follows, without a character set and without rendering
-//! anything anew: MSH-3 of a message is the very bytes between its separators.
+//! MSH segment is read at byte level, without parsing what follows and without rendering anything anew: MSH-3 of a message
+//! is the very bytes between its separators. Which bytes are separators depends on the character set where one of its
+//! characters may hold a byte that looks like one: MSH-18 says, or the listener's `charset`.
+//!
+//! A byte order mark, line ends and blanks before `MSH` are skipped by reading, and by nothing else.
 //!
 //! What is *not* required here: MSH-2, MSH-9 or anything after the header. A message that lacks them is accepted,
 //! stored and then judged by the interface's stages, where a person sees it and can redrive it. Only what makes it
@@ -11,6 +14,9 @@
 use std::fmt;
 
 use uuid::Uuid;
+
+use crate::charset::{Charset, Pieces, Reading};
+use crate::mllp::{BYTE_ORDER_MARK, is_utf16};
 
 /// Name space of the message ids derived from HL7 headers: UUIDv5 of the DNS name `hl7.ordo.invalid`.
 ///
@@ -29,6 +35,11 @@ pub enum MshError {
         /// The first byte found.
         first: u8,
     },
+    /// Text in UTF-16.
+    #[error(
+        "the message is in UTF-16, which is not read; send UTF-8 or a character set of single bytes"
+    )]
+    Utf16,
     /// A batch or file envelope.
     #[error(
         "the message is an HL7 batch or file (FHS or BHS segment); send its messages one by one"
@@ -65,7 +76,11 @@ impl MshError {
     /// Number of the MSH field at fault, where one is.
     pub fn field(&self) -> Option<usize> {
         match self {
-            Self::Empty | Self::NotHl7 { .. } | Self::Batch | Self::TooShort { .. } => None,
+            Self::Empty
+            | Self::NotHl7 { .. }
+            | Self::Utf16
+            | Self::Batch
+            | Self::TooShort { .. } => None,
             Self::FieldSeparator { .. } => Some(1),
             Self::EncodingCharactersMissing => Some(2),
             Self::HeaderCutShort { .. } | Self::ControlIdMissing => Some(10),
@@ -145,6 +160,7 @@ pub struct Msh<'a> {
     segment: &'a [u8],
     separator: u8,
     encoding: EncodingCharacters,
+    charset: Charset,
 }
 
 impl fmt::Debug for Msh<'_> {
@@ -161,6 +177,18 @@ impl<'a> Msh<'a> {
     /// # Errors
     /// Where the message does not begin with an MSH segment that has a usable field separator.
     pub fn scan(message: &'a [u8]) -> Result<Self, MshError> {
+        Self::scan_in(message, None)
+    }
+
+    /// As [`Msh::scan`], for a sender whose messages are in `charset` where MSH-18 does not say otherwise.
+    ///
+    /// # Errors
+    /// As [`Msh::scan`].
+    pub fn scan_in(message: &'a [u8], charset: Option<Charset>) -> Result<Self, MshError> {
+        if is_utf16(message) {
+            return Err(MshError::Utf16);
+        }
+        let message = from_header(message);
         let Some(&first) = message.first() else {
             return Err(MshError::Empty);
         };
@@ -168,7 +196,10 @@ impl<'a> Msh<'a> {
             return Err(MshError::Batch);
         }
         if !message.starts_with(b"MSH") {
-            return Err(MshError::NotHl7 { first });
+            return Err(match is_utf16(message) {
+                true => MshError::Utf16,
+                false => MshError::NotHl7 { first },
+            });
         }
         let end = message
             .iter()
@@ -185,13 +216,48 @@ impl<'a> Msh<'a> {
             segment,
             separator,
             encoding: EncodingCharacters::USUAL,
+            charset: Charset::ASCII,
         };
         msh.encoding = EncodingCharacters::from_msh2(msh.field(2));
+        msh.charset = msh.find_charset(charset);
         match msh.encoding.contains(separator) {
             // Where MSH-2 says less than all of them: a reply's components would read as fields.
             true => Err(MshError::FieldSeparator { found: separator }),
             false => Ok(msh),
         }
+    }
+
+    /// The character set: what MSH-18 says where it is found by reading as it says, else what the listener says.
+    fn find_charset(&self, otherwise: Option<Charset>) -> Charset {
+        let declared = |reading| {
+            let as_read = Self {
+                charset: Charset {
+                    reading,
+                    ..Charset::ASCII
+                },
+                ..*self
+            };
+            Charset::declared(as_read.character_set(), self.encoding.repetition)
+                .filter(|declared| declared.reading == reading)
+        };
+        let is_ascii = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
+        let said = Charset::declared(self.character_set(), self.encoding.repetition);
+        let found = match self.segment.iter().all(is_ascii) {
+            // It reads the same in all of them.
+            true => said,
+            false => {
+                let multibyte = Reading::MULTIPLE_BYTES.into_iter().find_map(declared);
+                // A set by which MSH-18 is not where it was found is not the one that the header is in.
+                let reading = Reading::Bytes;
+                multibyte.or(said.map(|said| Charset { reading, ..said }))
+            }
+        };
+        found.or(otherwise).unwrap_or(Charset::ASCII)
+    }
+
+    /// The character set of the message, as far as it is known.
+    pub fn charset(&self) -> Charset {
+        self.charset
     }
 
     /// MSH-1
@@ -213,9 +279,12 @@ impl<'a> Msh<'a> {
         }
     }
 
-    fn fields_from_2(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let separator = self.separator;
-        self.segment[4..].split(move |byte| *byte == separator)
+    fn fields_from_2(&self) -> Pieces<'a> {
+        self.reading().split(&self.segment[4..], self.separator)
+    }
+
+    pub(crate) fn reading(&self) -> Reading {
+        self.charset.reading
     }
 
     /// MSH-3 sending application.
@@ -245,7 +314,7 @@ impl<'a> Msh<'a> {
 
     /// MSH-9 message type.
     pub fn message_type(&self) -> MessageType<'a> {
-        let mut parts = self.field(9).split(|byte| *byte == self.encoding.component);
+        let mut parts = self.reading().split(self.field(9), self.encoding.component);
         let mut next = || parts.next().unwrap_or_default();
         MessageType {
             code: next(),
@@ -335,6 +404,20 @@ impl<'a> Msh<'a> {
             name.extend_from_slice(part);
         }
         Ok(Uuid::new_v5(&MESSAGE_ID_NAMESPACE, &name))
+    }
+}
+
+/// The message from its header on: without a byte order mark, line ends and blanks before it.
+pub(crate) fn from_header(message: &[u8]) -> &[u8] {
+    let mut rest = message;
+    loop {
+        rest = match rest {
+            [b'\r' | b'\n' | b' ' | b'\t', rest @ ..] => rest,
+            _ => match rest.strip_prefix(BYTE_ORDER_MARK) {
+                Some(rest) => rest,
+                None => return rest,
+            },
+        };
     }
 }
 
@@ -435,6 +518,42 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_line_ends_and_blanks_before_the_header_are_skipped_by_reading() {
+        for before in ["\u{feff}", "\r\n", " \t", "\u{feff}\r\n ", "\n\u{feff}"] {
+            let message = [before.as_bytes(), ORDER].concat();
+            let msh = Msh::scan(&message).unwrap();
+            assert_eq!(msh.control_id(), Ok(&b"RAD-1"[..]));
+            assert_eq!(msh.message_id(), Msh::scan(ORDER).unwrap().message_id());
+        }
+    }
+
+    #[test]
+    fn a_byte_of_a_longer_character_is_no_separator_where_msh_18_or_the_listener_says_so() {
+        let message = |facility: &[u8], msh_18: &str| {
+            let tail = format!("|LIS|LAB|20240101||ORM^O01|V1|P|2.5||||||{msh_18}\rPID|1");
+            [b"MSH|^~\\&|HIS|", facility, tail.as_bytes()].concat()
+        };
+        let cases: [(&[u8], &str, &str); 6] = [
+            (b"\x1b$BK|IB1!\x1b(B", "~ISO IR87", ""),
+            (b"\x1b$BK|IB1!\x1b(B", "", "ISO IR87"),
+            (b"\x83\x7c\x83\x5e", "", "Shift_JIS"),
+            (b"\xa4\x7c\xa4\x5c", "BIG-5", ""),
+            (b"\x81\x7c", "GB 18030-2000", ""),
+            // MSH-18 is believed, not the listener.
+            (b"\xc3\xa4", "UNICODE UTF-8", "BIG-5"),
+        ];
+        for (facility, msh_18, listener) in cases {
+            let message = message(facility, msh_18);
+            let charset = Charset::named(listener.as_bytes());
+            let msh = Msh::scan_in(&message, charset).unwrap();
+            assert_eq!(msh.sending_facility(), facility);
+            assert_eq!(msh.message_type().event, b"O01");
+            assert_eq!(msh.control_id(), Ok(&b"V1"[..]), "{msh_18} {listener}");
+            assert_eq!(msh.character_set(), msh_18.as_bytes());
+        }
+    }
+
+    #[test]
     fn an_empty_msh_2_reads_with_the_usual_characters() {
         let msh = Msh::scan(b"MSH||A|B|C|D|||ORM^O01|111").unwrap();
         assert_eq!(msh.field(2), b"");
@@ -451,7 +570,9 @@ mod tests {
         };
         assert_eq!(fault(b""), MshError::Empty);
         assert_eq!(fault(b"GET / HTTP/1.1"), MshError::NotHl7 { first: b'G' });
-        assert_eq!(fault(b"\xef\xbb\xbfMSH|"), MshError::NotHl7 { first: 0xef });
+        assert_eq!(fault(b"M\0S\0H\0|\0"), MshError::Utf16);
+        assert_eq!(fault(b"\xff\xfeM\0S\0H\0|\0"), MshError::Utf16);
+        assert_eq!(fault(b"\0M\0S\0H\0|"), MshError::Utf16);
         assert_eq!(fault(b"BHS|^~\\&|"), MshError::Batch);
         assert_eq!(fault(b"MSH"), MshError::TooShort { length: 3 });
         assert_eq!(fault(b"MSH\rPID|"), MshError::TooShort { length: 3 });

@@ -12,12 +12,13 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use ordo_client::{Reason, Uuid};
 use ordo_gateway::ack::{Outcome, ReceivedAck, acknowledge};
-use ordo_gateway::config::{GatewayConfig, ListenConfig, OutboundConfig, SendConfig};
+use ordo_gateway::config::{FieldName, GatewayConfig, ListenConfig, OutboundConfig, SendConfig};
 use ordo_gateway::gateway::{Gateway, StartError};
 use ordo_gateway::lab::{Lab, LabAnswer, LabConfig};
 use ordo_gateway::mllp::MllpCodec;
 use ordo_gateway::msh::Msh;
 use ordo_gateway::orders::{Order, OrderGenerator};
+use ordo_gateway::refusals;
 use ordo_gateway::time::Hl7Time;
 use ordo_wire::status::Failure;
 use ordo_wire::v1::answer::Answer as Kind;
@@ -55,12 +56,8 @@ fn config() -> GatewayConfig {
 }
 
 fn listening() -> GatewayConfig {
-    let listen = ListenConfig {
-        address: FREE,
-        interface: "RAD".to_owned(),
-    };
     GatewayConfig {
-        listen: vec![listen],
+        listen: vec![ListenConfig::new(FREE, "RAD")],
         ..config()
     }
 }
@@ -203,6 +200,92 @@ async fn a_shutdown_waits_for_the_reply_in_flight_but_not_for_ever() {
         assert!(!matches!(within(sender.next()).await, Some(Ok(_))));
         within(shutdown).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_repetition_that_may_differ_is_the_same_for_the_cluster() {
+    let order = |time: &str, end: &str| {
+        format!("MSH|^~\\&|HIS|WARD|LIS|LAB|{time}||ORM^O01|N0|P|2.3\rPID|1||77{end}")
+    };
+    let sent = [order("1", "\r"), order("22", "\r"), order("1", "")];
+    for ignored in [&[][..], &["MSH-7"]] {
+        let mut node = Node::start().await;
+        let mut config = listening();
+        config.listen[0].messages.ignored = ignored
+            .iter()
+            .map(|name| FieldName::parse(name).unwrap())
+            .collect();
+        let gateway = start(config, &node).await;
+        let mut sender = connect(&gateway).await;
+        let (mut stream, mut known_by) = (None, Vec::new());
+        for order in &sent {
+            sender.send(order.clone()).await.unwrap();
+            let stream = match &mut stream {
+                Some(stream) => stream,
+                none => none.insert(node.ingest().await),
+            };
+            let message = ingested(stream).await.0;
+            assert_eq!(
+                message.payload,
+                order.as_bytes(),
+                "bytes go on as they came"
+            );
+            known_by.push((message.message_id, message.digest));
+            stream.send(accepted(1));
+            assert_eq!(code(&mut sender).await, "AA");
+        }
+        assert_eq!(known_by[0] == known_by[1], !ignored.is_empty());
+        assert_eq!(known_by[0], known_by[2]);
+        within(gateway.shutdown()).await;
+    }
+}
+
+#[tokio::test]
+async fn refusals_survive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start().await;
+    let rows = async |expected: usize| {
+        within(async {
+            loop {
+                let rows = refusals::read(folder.path()).unwrap();
+                if rows.len() == expected {
+                    return rows;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    };
+    for number in 1..=2 {
+        let mut config = listening();
+        config.state = Some(folder.path().to_owned());
+        let gateway = start(config, &node).await;
+        let mut sender = connect(&gateway).await;
+        // Nobody waits for a reply.
+        let order = format!("MSH|^~\\&|A|B|C|D|||ORM^O01|R{number}|P|2.5|||NE\rPID|\x07SECRET");
+        sender.send(order).await.unwrap();
+        let rows = rows(number).await;
+        let last = rows.last().unwrap();
+        assert_eq!(
+            (&last.interface[..], last.control_id.clone()),
+            ("RAD", format!("R{number}"))
+        );
+        assert!(
+            last.reason.starts_with("a control byte inside the text"),
+            "{}",
+            last.reason
+        );
+        assert!(!format!("{rows:?}").contains("SECRET"));
+        within(gateway.shutdown()).await;
+    }
+    // A folder that is a file is told by name.
+    let mut config = listening();
+    config.state = Some(folder.path().join(refusals::FILE_NAME));
+    let error = Gateway::start(config, &node.cluster()).await.unwrap_err();
+    assert!(
+        error.to_string().starts_with("state: can't use "),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -277,6 +277,8 @@ async fn what_is_not_hl7_is_rejected_and_what_is_not_mllp_ends_the_connection() 
 
     let mut raw = TcpStream::connect(lab.address()).await.unwrap();
     raw.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    // While more may come, a frame may follow.
+    raw.shutdown().await.unwrap();
     let mut answer = Vec::new();
     timeout(LIMIT, raw.read_to_end(&mut answer))
         .await

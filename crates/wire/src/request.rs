@@ -10,8 +10,8 @@ use ordo_core::limits::{
     STAGES_MAX,
 };
 use ordo_core::{
-    AnswerKind, ConsumerId, DestinationNumber, Incarnation, Ingest, InterfaceConfig, InterfaceId,
-    MessageId, Outcome, ProducerSession, Report, Sequence, Turn,
+    AnswerKind, ConsumerId, DestinationNumber, Digest, Incarnation, Ingest, InterfaceConfig,
+    InterfaceId, MessageId, Outcome, ProducerSession, Report, Sequence, Turn,
 };
 use std::num::NonZeroU64;
 use uuid::Uuid;
@@ -140,6 +140,7 @@ pub fn ingest_of(
     message: v1::IngestMessage,
 ) -> Result<CheckedIngest, Failure> {
     let message_id = MessageId(identity_of(producer, &message)?);
+    let supplied = digest_of(&message)?;
     let headers = check_headers(&message.headers);
     let impossible = headers.is_err() || message.payload.len() > PAYLOAD_BYTES_MAX as usize;
     let too_large = headers
@@ -149,7 +150,7 @@ pub fn ingest_of(
     let ingest = Ingest {
         interface,
         message_id,
-        digest: digest(&message.payload, &headers),
+        digest: supplied.unwrap_or_else(|| digest(&message.payload, &headers)),
         payload: message.payload,
         headers,
         numbered: (!producer.is_empty()).then(|| (producer.to_owned(), message.producer_sequence)),
@@ -161,6 +162,19 @@ pub fn ingest_of(
         too_large,
         impossible,
     })
+}
+
+/// The digest that the producer supplies.
+fn digest_of(message: &v1::IngestMessage) -> Result<Option<Digest>, Failure> {
+    match <[u8; 16]>::try_from(&message.digest[..]) {
+        Ok(digest) => Ok(Some(Digest(digest))),
+        Err(_) if message.digest.is_empty() => Ok(None),
+        Err(_) => {
+            let bytes = message.digest.len();
+            let text = format!("digest has {bytes} bytes; allowed are none, or 16");
+            Err(Failure::field("digest", text))
+        }
+    }
 }
 
 fn identity_of(producer: &str, message: &v1::IngestMessage) -> Result<Uuid, Failure> {

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use ordo_core::{InterfaceConfig, InterfaceId, StageConfig};
-use ordo_wire::convert::interface_config_from_proto;
-use ordo_wire::request::report_of;
+use ordo_wire::convert::{digest, interface_config_from_proto};
+use ordo_wire::request::{ingest_of, report_of};
 use ordo_wire::status::Failure;
 use ordo_wire::v1::{self, Reason};
 use uuid::Uuid;
@@ -53,4 +53,30 @@ fn a_long_name_given_twice_is_found_to_be_long() {
     let error = interface_config_from_proto(config).unwrap_err();
     assert_eq!(error.field, "stages[0].name");
     assert!(error.to_string().len() <= TEXT_BYTES_MAX);
+}
+
+#[test]
+fn a_producer_may_say_by_what_a_repetition_is_known() {
+    let ingest = |supplied: &'static [u8]| {
+        let message = v1::IngestMessage {
+            message_id: vec![7; 16].into(),
+            payload: "order".into(),
+            digest: supplied.into(),
+            ..v1::IngestMessage::default()
+        };
+        let config = InterfaceConfig::default();
+        let checked = ingest_of(
+            InterfaceId(Uuid::from_u128(1)),
+            &config,
+            "",
+            (0, 0),
+            message,
+        );
+        checked.map(|checked| checked.ingest.digest)
+    };
+    assert_eq!(ingest(&[]).unwrap(), digest(b"order", &[]));
+    assert_eq!(ingest(&[9; 16]).unwrap().0, [9; 16]);
+    let error = ingest(&[9; 15]).unwrap_err();
+    assert_eq!(error.reason, Reason::InvalidField);
+    assert_eq!(error.text, "digest has 15 bytes; allowed are none, or 16");
 }

@@ -1,5 +1,5 @@
-//! MLLP: however a connection's bytes are cut into reads, the decoder finds what a naive reading of the whole finds,
-//! and never holds more than a frame.
+//! MLLP: however a connection's bytes are cut into reads, the decoder finds the same frames and errors, those that a strict
+//! reading finds among them; every frame stands in the bytes between a VT and an FS; and what is held is bounded.
 //!
 //! Input: the limit, how the reads are cut, and the connection's bytes.
 #![no_main]
@@ -7,75 +7,76 @@
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use ordo_gateway::mllp::{
-    CARRIAGE_RETURN, END_OF_FRAME, FrameError, MllpCodec, MllpError, START_OF_FRAME,
+    CARRIAGE_RETURN, END_OF_FRAME, FrameError, MllpCodec, MllpError, PADDING_BYTES_MAX,
+    START_OF_FRAME,
 };
 use tokio_util::codec::{Decoder, Encoder};
+
+/// Frames and errors, in their order.
+type Found = Vec<Result<Bytes, FrameError>>;
 
 fuzz_target!(|data: &[u8]| {
     let [limit, cut, bytes @ ..] = data else {
         return;
     };
     let limit = usize::from(*limit);
-    let (expected, error) = naive(bytes, limit);
-    for reads in [vec![bytes], bytes.chunks(1).collect(), cut_up(bytes, *cut)] {
-        check(&reads, limit, &expected, error);
+    let found = decode(&[bytes], limit);
+    for reads in [bytes.chunks(1).collect(), cut_up(bytes, *cut)] {
+        assert_eq!(decode(&reads, limit), found);
+    }
+    let frames: Vec<_> = found.iter().flatten().collect();
+    check_places(bytes, &frames, limit);
+    let (strict, all) = strict(bytes, limit);
+    assert!(frames.len() >= strict.len());
+    assert!(
+        frames
+            .iter()
+            .zip(&strict)
+            .all(|(frame, strict)| frame == strict)
+    );
+    if all {
+        assert_eq!(found.len(), strict.len());
     }
     let mut written = BytesMut::new();
-    for frame in &expected {
+    for frame in &frames {
         MllpCodec::new(limit)
             .encode(frame, &mut written)
             .expect("a frame that was read holds no framing byte");
     }
-    assert!(
-        bytes.starts_with(&written),
-        "frames are written as they came"
-    );
-    if error.is_none() {
-        assert_eq!(written, bytes);
+    if all {
+        assert_eq!(written, bytes, "frames are written as they came");
     }
 });
 
-/// Frames and what ends them, as the protocol says it: one byte after the other.
-fn naive(bytes: &[u8], limit: usize) -> (Vec<&[u8]>, Option<FrameError>) {
-    let mut frames = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let frame_offset = at as u64;
-        if bytes[at] != START_OF_FRAME {
-            let found = bytes[at];
-            let offset = frame_offset;
-            return (frames, Some(FrameError::StartExpected { found, offset }));
-        }
+/// The frames with which the bytes begin, as the protocol says it, and whether there is nothing else.
+fn strict(bytes: &[u8], limit: usize) -> (Vec<&[u8]>, bool) {
+    let (mut frames, mut rest) = (Vec::new(), bytes);
+    while let Some(body) = rest.strip_prefix(&[START_OF_FRAME]) {
         let is_mark = |byte: &u8| [START_OF_FRAME, END_OF_FRAME].contains(byte);
-        let body = &bytes[at + 1..];
         let length = body.iter().position(is_mark).unwrap_or(body.len());
-        let offset = frame_offset + 1 + length as u64;
-        let error = match (body.get(length).copied(), body.get(length + 1).copied()) {
-            _ if length > limit => FrameError::Oversized {
-                frame_offset,
-                limit,
-            },
-            (Some(START_OF_FRAME), _) => FrameError::StartInsideFrame {
-                offset,
-                frame_offset,
-            },
-            (Some(_), Some(CARRIAGE_RETURN)) => {
+        match body[length..].strip_prefix(&[END_OF_FRAME, CARRIAGE_RETURN]) {
+            Some(after) if length <= limit => {
                 frames.push(&body[..length]);
-                at += length + 3;
-                continue;
+                rest = after;
             }
-            (Some(_), Some(found)) => FrameError::EndWithoutCarriageReturn {
-                found,
-                offset: offset + 1,
-            },
-            _ => FrameError::Truncated {
-                frame_offset,
-                received: bytes.len() - at,
-            },
-        };
-        return (frames, Some(error));
+            _ => break,
+        }
     }
-    (frames, None)
+    (frames, rest.is_empty())
+}
+
+/// Frames stand in the bytes, one behind the other, and none holds a framing byte.
+fn check_places(bytes: &[u8], frames: &[&Bytes], limit: usize) {
+    let mut rest = bytes;
+    for frame in frames {
+        assert!(frame.len() <= limit);
+        let framed = [&[START_OF_FRAME], &frame[..], &[END_OF_FRAME]].concat();
+        let at = rest
+            .windows(framed.len())
+            .position(|window| window == framed)
+            .expect("a frame is a part of the bytes");
+        rest = &rest[at + framed.len()..];
+    }
 }
 
 /// Reads of 1 to 16 bytes, drawn from `seed`.
@@ -91,56 +92,43 @@ fn cut_up(bytes: &[u8], seed: u8) -> Vec<&[u8]> {
     reads
 }
 
-fn check(reads: &[&[u8]], limit: usize, expected: &[&[u8]], error: Option<FrameError>) {
-    let mut codec = MllpCodec::new(limit);
-    let mut buffer = BytesMut::new();
-    let (frames, found) = decode(&mut codec, &mut buffer, reads, limit);
-    assert_eq!(frames, expected);
-    assert_eq!(found, error);
-    let rejected = codec.take_rejected();
-    let Some(error) = error else {
-        assert_eq!(rejected, None);
-        return;
-    };
-    // What is kept of a broken frame is its head, and nothing is kept twice.
-    let bytes = reads.concat();
-    let consumed: usize = expected.iter().map(|frame| frame.len() + 3).sum();
-    let head = rejected.unwrap_or_default();
-    assert!(head.is_empty() || bytes[consumed + 1..].starts_with(&head));
-    assert_eq!(codec.take_rejected(), None);
-    // Nothing is read after an error.
-    buffer.extend_from_slice(b"\x0bMSH|\x1c\r");
-    assert_eq!(frame_error(codec.decode(&mut buffer)), Err(error));
-    assert!(buffer.is_empty());
-    assert_eq!(frame_error(codec.decode_eof(&mut buffer)), Ok(None));
-}
-
-fn decode(
-    codec: &mut MllpCodec,
-    buffer: &mut BytesMut,
-    reads: &[&[u8]],
-    limit: usize,
-) -> (Vec<Bytes>, Option<FrameError>) {
-    let mut frames = Vec::new();
+fn decode(reads: &[&[u8]], limit: usize) -> Found {
+    let (mut codec, mut buffer) = (MllpCodec::new(limit), BytesMut::new());
+    let mut found = Vec::new();
     for read in reads {
         buffer.extend_from_slice(read);
-        loop {
-            match frame_error(codec.decode(buffer)) {
-                Ok(Some(frame)) => frames.push(frame),
-                Ok(None) => break,
-                Err(error) => return (frames, Some(error)),
+        while let Some(next) = frame_error(codec.decode(&mut buffer)).transpose() {
+            let error = next.as_ref().err().copied();
+            found.push(next);
+            if codec.is_lost() {
+                check_lost(&mut codec, &mut buffer, error);
+                return found;
             }
         }
-        // The start, a payload, and an end that waits for its CR.
-        assert!(buffer.len() <= limit + 2, "{} bytes are held", buffer.len());
+        // Text, the start, a payload, an end, and padding that waits for what follows.
+        let held = 2 * limit + 2 + PADDING_BYTES_MAX + 2;
+        assert!(buffer.len() <= held, "{} bytes are held", buffer.len());
     }
-    loop {
-        match frame_error(codec.decode_eof(buffer)) {
-            Ok(Some(frame)) => frames.push(frame),
-            Ok(None) => return (frames, None),
-            Err(error) => return (frames, Some(error)),
+    while let Some(next) = frame_error(codec.decode_eof(&mut buffer)).transpose() {
+        let error = next.as_ref().err().copied();
+        found.push(next);
+        if codec.is_lost() {
+            check_lost(&mut codec, &mut buffer, error);
+            return found;
         }
     }
+    assert!(buffer.is_empty());
+    found
+}
+
+/// Nothing is read after the last error, and nothing is kept twice.
+fn check_lost(codec: &mut MllpCodec, buffer: &mut BytesMut, error: Option<FrameError>) {
+    let _ = codec.take_rejected();
+    assert_eq!(codec.take_rejected(), None);
+    buffer.extend_from_slice(b"\x0bMSH|\x1c\r");
+    assert_eq!(frame_error(codec.decode(buffer)).err(), error);
+    assert!(buffer.is_empty() && !codec.awaits_silence());
+    assert_eq!(frame_error(codec.decode_eof(buffer)), Ok(None));
 }
 
 fn frame_error(result: Result<Option<Bytes>, MllpError>) -> Result<Option<Bytes>, FrameError> {

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use ordo_gateway::ack::{AckCode, ErrorCondition, Outcome, ReceivedAck, Refusal, Verdict};
 use ordo_gateway::ack::{acknowledge, reject_unreadable};
+use ordo_gateway::charset::Charset;
 use ordo_gateway::hl7::Message;
 use ordo_gateway::mllp::{END_OF_FRAME, MllpCodec, START_OF_FRAME};
 use ordo_gateway::msh::{Msh, MshError};
@@ -17,6 +18,20 @@ use tokio_util::codec::Encoder;
 const FIELDS: usize = 24;
 
 fuzz_target!(|bytes: &[u8]| {
+    // With every character set that a listener may name, fields put together again are the header.
+    for name in [
+        "ISO IR87",
+        "Shift_JIS",
+        "BIG-5",
+        "GB 18030-2000",
+        "UNICODE UTF-8",
+    ] {
+        check_charset(bytes, Charset::named(name.as_bytes()));
+    }
+    // Those sets the naive reading does not know.
+    if Msh::scan(bytes).is_ok_and(|msh| msh.charset().is_multibyte()) {
+        return;
+    }
     let expected = naive(bytes);
     match Msh::scan(bytes) {
         Ok(msh) => {
@@ -45,6 +60,32 @@ fuzz_target!(|bytes: &[u8]| {
     check_stages(bytes);
 });
 
+fn check_charset(bytes: &[u8], charset: Option<Charset>) {
+    assert!(charset.is_some());
+    let Ok(message) = Message::read_in(bytes, charset) else {
+        return;
+    };
+    let msh = message.msh();
+    let line = message.segments().next().expect("a header is a segment");
+    let mut fields: Vec<_> = (2..).map(|number| msh.field(number)).take(FIELDS).collect();
+    while fields.last().is_some_and(|field| field.is_empty()) {
+        fields.pop();
+    }
+    let separator = msh.field_separator();
+    let joined = [&b"MSH"[..], &[separator], &fields.join(&separator)].concat();
+    let raw: Vec<_> = (1..)
+        .map(|number| line.field(number).raw())
+        .take(FIELDS)
+        .collect();
+    assert!(raw.starts_with(&fields));
+    let header = bytes.windows(joined.len()).any(|window| window == joined);
+    assert!(header, "the fields are the header");
+    let outcome = Outcome::Rejected(Refusal::new(ErrorCondition::Internal, "no \u{fc}"));
+    if let Some(reply) = acknowledge(&msh, &outcome, time(), "A7") {
+        assert!(!reply.is_empty());
+    }
+}
+
 fn time() -> Hl7Time {
     Hl7Time::from_unix_ms(1_769_903_999_123)
 }
@@ -66,7 +107,9 @@ fn check_stages(bytes: &[u8]) {
 
 /// The separator, and the fields from MSH-1 on; `None` where no header begins.
 fn naive(bytes: &[u8]) -> Option<(u8, Vec<Vec<u8>>)> {
-    let line = bytes.split(|byte| b"\r\n".contains(byte)).next()?;
+    let line = header_on(bytes)
+        .split(|byte| b"\r\n".contains(byte))
+        .next()?;
     let rest = line.strip_prefix(b"MSH")?;
     let separator = *rest.first()?;
     let mut fields = vec![vec![separator], Vec::new()];
@@ -83,6 +126,22 @@ fn naive(bytes: &[u8]) -> Option<(u8, Vec<Vec<u8>>)> {
     let usable =
         separator.is_ascii_punctuation() && !encoding.take(4).any(|byte| *byte == separator);
     usable.then_some((separator, fields))
+}
+
+/// Without what is skipped before a header.
+fn header_on(bytes: &[u8]) -> &[u8] {
+    let mut rest = bytes;
+    loop {
+        let after = rest.trim_ascii_start();
+        // A form feed is no blank of HL7.
+        let skipped = &rest[..rest.len() - after.len()];
+        let kept = skipped.iter().position(|byte| *byte == 0x0c);
+        rest = kept.map_or(after, |at| &rest[at..]);
+        match rest.strip_prefix(b"\xef\xbb\xbf") {
+            Some(after) => rest = after,
+            None => return rest,
+        }
+    }
 }
 
 fn check_fields(msh: &Msh<'_>, separator: u8, fields: &[Vec<u8>]) {
@@ -110,7 +169,7 @@ fn check_view(bytes: &[u8]) {
     let message = Message::read(bytes).expect("its header was read");
     let separator = message.msh().field_separator();
     let repetition = message.msh().encoding_characters().repetition;
-    let lines = bytes.split(|byte| b"\r\n".contains(byte));
+    let lines = header_on(bytes).split(|byte| b"\r\n".contains(byte));
     let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
     assert_eq!(message.segments().count(), lines.len());
     for (segment, line) in message.segments().zip(lines) {

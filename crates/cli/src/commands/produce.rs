@@ -184,6 +184,7 @@ impl Run {
                 payload,
                 headers: args.headers.clone(),
                 producer_sequence: is_numbered.then_some(number),
+                digest: None,
             };
             self.send(producer, label, message).await?;
         }

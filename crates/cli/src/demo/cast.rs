@@ -136,10 +136,10 @@ async fn wait_for_consumers(admin: &Admin) -> Result<()> {
 }
 
 fn gateway_config(labs: &[SocketAddr]) -> GatewayConfig {
-    let listen = INTERFACES.iter().map(|(name, _)| ListenConfig {
-        address: SocketAddr::from(([127, 0, 0, 1], 0)),
-        interface: (*name).to_owned(),
-    });
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listen = INTERFACES
+        .iter()
+        .map(|(name, _)| ListenConfig::new(free, *name));
     let send = INTERFACES
         .iter()
         .zip(labs)

@@ -41,6 +41,8 @@ pub struct Message {
     pub headers: Vec<Header>,
     /// Its number, dense from 1 on its interface, where the producer has a name and numbers its messages itself.
     pub producer_sequence: Option<u64>,
+    /// By what a repetition under its id is known to be the same. None: payload and headers, to the byte.
+    pub digest: Option<[u8; 16]>,
 }
 
 impl Message {
@@ -67,6 +69,14 @@ impl Message {
             name: name.into(),
             value: value.into(),
         });
+        self
+    }
+
+    /// Says that a repetition under its id is the same message where it is known by these bytes, whatever else differs;
+    /// without headers, by the payload is as without this call.
+    #[must_use]
+    pub fn known_by(mut self, bytes: &[u8]) -> Self {
+        self.digest = Some(ordo_wire::convert::digest(bytes, &[]).0);
         self
     }
 
@@ -375,6 +385,10 @@ impl Producer {
             payload: message.payload,
             headers: message.headers,
             producer_sequence: message.producer_sequence.unwrap_or(0),
+            digest: message
+                .digest
+                .map(|digest| Bytes::copy_from_slice(&digest))
+                .unwrap_or_default(),
         };
         Ok((message, u32::try_from(cost).unwrap_or(u32::MAX)))
     }

@@ -112,6 +112,7 @@ impl GatewayConfig {
         };
         time("inbound.idle_ms", inbound.idle, 100, 86_400_000);
         time("inbound.frame_ms", inbound.frame, 100, 600_000);
+        time("inbound.frame_end_ms", inbound.frame_end, 10, 10_000);
         time("outbound.connect_ms", outbound.connect, 10, 60_000);
         time("outbound.ack_ms", outbound.ack, 10, 600_000);
         time("outbound.silence_ms", outbound.silence, 10, 60_000);

@@ -1,16 +1,24 @@
 //! From TOML to a configuration, with everything of the wrong kind remembered.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Value};
 use serde::de::DeserializeOwned;
 
-use super::{ConfigErrors, GatewayConfig, ListenConfig, Problem, SendConfig};
+use super::{
+    ConfigErrors, FieldName, GatewayConfig, ListenConfig, MessageConfig, Problem, SendConfig,
+};
+use crate::charset::Charset;
 
 const ADDRESS_ALLOWED: &str = "an IP address and port, as \"127.0.0.1:2575\"";
 const TIME_ALLOWED: &str = "a number of milliseconds";
+const CHARSET_ALLOWED: &str =
+    "the name of a character set but UTF-16, as \"ISO IR87\", \"8859/1\" or \"Shift_JIS\"";
+const IDENTITY_ALLOWED: &str = "\"control_id\", \"control_id_and_time\", \"content\" or \"none\"";
+const IGNORED_ALLOWED: &str = "a list of fields, as [\"MSH-7\"], without MSH-1 and MSH-2";
 
 /// The configuration with the defaults in place of what can't be used, and what that was.
 pub(super) fn read(text: &str) -> Result<(GatewayConfig, Vec<Problem>), ConfigErrors> {
@@ -32,21 +40,25 @@ pub(super) fn read(text: &str) -> Result<(GatewayConfig, Vec<Problem>), ConfigEr
         "true or false",
     );
     table.set_time("shutdown_ms", &mut config.shutdown);
+    let state: Option<PathBuf> = table.take_as("state", "the path of a folder");
     let listen = table.tables("listen");
     let send = table.tables("send");
     let inbound = table.table("inbound");
     let outbound = table.table("outbound");
     table.finish();
+    config.state = state;
 
     // In the place of what is missing, and noted as such, stands something that is not found wrong once more.
     for (i, (path, values)) in listen.into_iter().enumerate() {
         let mut table = Table::new(path, values, &mut problems);
         let address = table.required("address", ADDRESS_ALLOWED);
         let interface = table.required("interface", "the name of an interface");
+        let messages = read_messages(&mut table);
         table.finish();
         config.listen.push(ListenConfig {
             address: address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
             interface: interface.unwrap_or_else(|| format!("-{i}")),
+            messages,
         });
     }
     for (i, (path, values)) in send.into_iter().enumerate() {
@@ -73,6 +85,7 @@ pub(super) fn read(text: &str) -> Result<(GatewayConfig, Vec<Problem>), ConfigEr
         );
         table.set_time("idle_ms", &mut inbound.idle);
         table.set_time("frame_ms", &mut inbound.frame);
+        table.set_time("frame_end_ms", &mut inbound.frame_end);
         table.finish();
     }
     if let Some((path, values)) = outbound {
@@ -86,6 +99,32 @@ pub(super) fn read(text: &str) -> Result<(GatewayConfig, Vec<Problem>), ConfigEr
         table.finish();
     }
     Ok((config, problems))
+}
+
+/// How a listener's messages are read.
+fn read_messages(table: &mut Table<'_>) -> MessageConfig {
+    let mut messages = MessageConfig::default();
+    let charset: Option<String> = table.take_as("charset", CHARSET_ALLOWED);
+    if let Some(name) = charset {
+        messages.charset = Charset::named(name.as_bytes());
+        if messages.charset.is_none() {
+            table.wrong("charset", format!("{name:?}"), CHARSET_ALLOWED);
+        }
+    }
+    table.set("batch", &mut messages.batch, "\"refuse\" or \"split\"");
+    table.set("identity", &mut messages.identity, IDENTITY_ALLOWED);
+    let mut ignored: Vec<String> = Vec::new();
+    table.set("ignored", &mut ignored, IGNORED_ALLOWED);
+    for name in ignored {
+        match FieldName::parse(&name) {
+            // They say how the others are to be read.
+            Some(field) if field.segment != "MSH" || field.number > 2 => {
+                messages.ignored.push(field);
+            }
+            _ => table.wrong("ignored", format!("{name:?}"), IGNORED_ALLOWED),
+        }
+    }
+    messages
 }
 
 /// One table of the file; what is left of it at the end is not a key of the configuration.
@@ -127,6 +166,16 @@ impl<'a> Table<'a> {
             Ok(value) => *target = value,
             Err(_) => self.wrong(name, shown(&value), allowed),
         }
+    }
+
+    /// What the file names, where it can be used.
+    fn take_as<T: DeserializeOwned>(&mut self, name: &'static str, allowed: &str) -> Option<T> {
+        let value = self.take(name)?;
+        let read = value.deserialize().ok();
+        if read.is_none() {
+            self.wrong(name, shown(&value), allowed);
+        }
+        read
     }
 
     fn set_time(&mut self, name: &'static str, target: &mut Duration) {

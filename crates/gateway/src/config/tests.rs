@@ -6,10 +6,15 @@ const WHOLE: &str = r#"
 cluster = ["127.0.0.1:7400", "localhost:7410"]
 allow_plaintext = true
 shutdown_ms = 500
+state = "/var/lib/ordo-gateway"
 
 [[listen]]
 address = "0.0.0.0:2575"
 interface = "RAD"
+charset = "ISO IR87"
+batch = "split"
+identity = "control_id_and_time"
+ignored = ["MSH-7", "NTE-3"]
 
 [[listen]]
 address = "127.0.0.1:2576"
@@ -29,6 +34,7 @@ connections = 3
 payload_bytes = 4096
 idle_ms = 1000
 frame_ms = 200
+frame_end_ms = 30
 
 [outbound]
 connect_ms = 100
@@ -49,6 +55,16 @@ fn every_key_is_read() {
     assert_eq!(config.cluster, ["127.0.0.1:7400", "localhost:7410"]);
     assert_eq!(config.listen[1].interface, "lab/CHEM");
     assert_eq!(config.listen[0].address.port(), 2575);
+    let names = ["MSH-7", "NTE-3"].map(|name| FieldName::parse(name).unwrap());
+    let messages = MessageConfig {
+        charset: Charset::named(b"ISO IR87"),
+        batch: Batch::Split,
+        identity: Identity::ControlIdAndTime,
+        ignored: names.into(),
+    };
+    assert_eq!(config.listen[0].messages, messages);
+    assert_eq!(config.listen[1].messages, MessageConfig::default());
+    assert_eq!(config.state, Some("/var/lib/ordo-gateway".into()));
     assert_eq!(config.send[0].destination, "default");
     assert_eq!(config.send[1].destination, "archive");
     assert_eq!(config.shutdown, Duration::from_millis(500));
@@ -57,6 +73,7 @@ fn every_key_is_read() {
         payload_bytes: 4096,
         idle: Duration::from_secs(1),
         frame: Duration::from_millis(200),
+        frame_end: Duration::from_millis(30),
     };
     assert_eq!(config.inbound, inbound);
     let outbound = OutboundConfig {
@@ -81,6 +98,7 @@ fn the_defaults_are_those_the_documentation_shows() {
         .collect();
     let config = GatewayConfig::parse(&documented).unwrap();
     assert_eq!(config.inbound, InboundConfig::default());
+    assert_eq!(config.listen[0].messages, MessageConfig::default());
     assert_eq!(config.outbound, OutboundConfig::default());
     assert_eq!(config.shutdown, Duration::from_secs(10));
     assert_eq!(
@@ -117,6 +135,10 @@ fn every_wrong_value_is_named_with_what_is_allowed() {
         [[listen]]
         address = "10.0.0.1:2575"
         interface = "R D"
+        charset = "UTF-16"
+        batch = "join"
+        identity = 1
+        ignored = ["MSH-7", "MSH-2", "PID"]
         [[send]]
         adress = "127.0.0.1:2576"
         interface = "RAD"
@@ -134,11 +156,19 @@ fn every_wrong_value_is_named_with_what_is_allowed() {
         "#,
     );
     let name = "1 to 255 bytes of A-Z a-z 0-9 . _ / -";
+    let charset =
+        "the name of a character set but UTF-16, as \"ISO IR87\", \"8859/1\" or \"Shift_JIS\"";
+    let fields = "a list of fields, as [\"MSH-7\"], without MSH-1 and MSH-2";
     let plaintext = "a loopback address: MLLP is not encrypted; where that is meant, set allow_plaintext = true";
     let expected = [
         "shutdown_ms is \"soon\"; allowed: a number of milliseconds".to_owned(),
-        "cluste is not a key that exists; allowed: cluster, allow_plaintext, shutdown_ms, listen, send, inbound, outbound".to_owned(),
+        "cluste is not a key that exists; allowed: cluster, allow_plaintext, shutdown_ms, state, listen, send, inbound, outbound".to_owned(),
         "listen[0].address is \"127.0.0.1\"; allowed: an IP address and port, as \"127.0.0.1:2575\"".to_owned(),
+        format!("listen[1].charset is \"UTF-16\"; allowed: {charset}"),
+        "listen[1].batch is \"join\"; allowed: \"refuse\" or \"split\"".to_owned(),
+        "listen[1].identity is 1; allowed: \"control_id\", \"control_id_and_time\", \"content\" or \"none\"".to_owned(),
+        format!("listen[1].ignored is \"MSH-2\"; allowed: {fields}"),
+        format!("listen[1].ignored is \"PID\"; allowed: {fields}"),
         "send[0].address is missing; allowed: \"host:port\"".to_owned(),
         "send[0].adress is not a key that exists; allowed: interface, destination, address".to_owned(),
         "inbound.payload_bytes is -1; allowed: a number of bytes".to_owned(),
@@ -203,10 +233,8 @@ fn what_is_no_configuration_at_all_is_told_so() {
 
 #[test]
 fn a_program_may_listen_on_free_ports() {
-    let listen = |interface: &str| ListenConfig {
-        address: SocketAddr::from(([127, 0, 0, 1], 0)),
-        interface: interface.to_owned(),
-    };
+    let listen =
+        |interface: &str| ListenConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), interface);
     let config = GatewayConfig {
         listen: vec![listen("A"), listen("B")],
         ..GatewayConfig::default()

@@ -22,11 +22,11 @@ pub(crate) trait Sink: Send + Sync + 'static {
     /// The answer to come.
     type Receipt: Future<Output = Answer> + Send + 'static;
 
-    /// Queues a message when there is room. Dropped before, nothing was queued; afterwards it can't be taken back.
+    /// Queues a message, which has an id, when there is room. Dropped before, nothing was queued; afterwards it can't be
+    /// taken back.
     fn enqueue(
         &self,
-        id: Uuid,
-        payload: Bytes,
+        message: Message,
     ) -> impl Future<Output = Result<Self::Receipt, SendError>> + Send;
 }
 
@@ -39,8 +39,7 @@ pub(crate) struct Lane {
 impl Sink for Lane {
     type Receipt = Receipt;
 
-    async fn enqueue(&self, id: Uuid, payload: Bytes) -> Result<Receipt, SendError> {
-        let message = Message::new(payload).with_id(id);
+    async fn enqueue(&self, message: Message) -> Result<Receipt, SendError> {
         self.producer.enqueue(&self.interface, message).await
     }
 }
@@ -73,12 +72,13 @@ impl<K: Sink> Intake<K> {
 
     /// Hands a message over and waits for its answer, as long as that takes. Dropping the future does not take a
     /// message back that was queued.
-    pub(super) async fn take(&self, id: Uuid, payload: &Bytes) -> Answer {
+    pub(super) async fn take(&self, id: Uuid, message: Message) -> Answer {
+        let payload = &message.payload.clone();
         let underway = self.find(id, payload);
         let mut answer = match underway {
             Some(answer) => answer,
             None => {
-                let receipt = self.sink.enqueue(id, payload.clone()).await?;
+                let receipt = self.sink.enqueue(message.with_id(id)).await?;
                 self.follow(id, payload, receipt)
             }
         };

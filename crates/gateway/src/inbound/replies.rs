@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ordo_client::{Reason, SendError};
 
 use crate::ack::{ErrorCondition, Outcome, Refusal};
+use crate::config::Identity;
 use crate::connection::ReadError;
 use crate::mllp::FrameError;
 
@@ -35,17 +36,14 @@ impl ReplyIds {
 
 /// The outcome of a message that was not accepted. Rejected where the same bytes will never be taken, an error where
 /// they may be.
-pub(super) fn outcome(interface: &str, error: &SendError) -> Outcome {
+pub(super) fn outcome(interface: &str, identity: Identity, error: &SendError) -> Outcome {
     let text = match error {
         SendError::Refused(refusal) => match refusal.reason {
             Reason::ConflictingPayload => {
                 return Outcome::Rejected(Refusal {
                     condition: ErrorCondition::DuplicateKey,
                     msh_field: Some(10),
-                    text: format!(
-                        "conflict: another message with the same MSH-3, MSH-4 and MSH-10 but different content was \
-                         accepted before on interface {interface}; a changed message needs a new control id"
-                    ),
+                    text: conflict(interface, identity, sequence_of(refusal)),
                 });
             }
             Reason::TooLarge | Reason::InvalidField => {
@@ -64,6 +62,10 @@ pub(super) fn outcome(interface: &str, error: &SendError) -> Outcome {
         SendError::Invalid { .. } => {
             return Outcome::Rejected(Refusal::new(ErrorCondition::Internal, error.to_string()));
         }
+        SendError::OutcomeUnknown(_) if identity == Identity::None => {
+            "it is not known whether the message was accepted; sent again it is a new one"
+                .to_owned()
+        }
         SendError::OutcomeUnknown(_) => {
             "it is not known whether the message was accepted: send it again, it is \
                                          recognized by its control id"
@@ -75,7 +77,27 @@ pub(super) fn outcome(interface: &str, error: &SendError) -> Outcome {
     Outcome::Failed(Refusal::new(ErrorCondition::Internal, text))
 }
 
-/// The outcome of a message whose frame broke. Only its size says for sure that sending it again is of no use.
+fn conflict(interface: &str, identity: Identity, sequence: Option<u64>) -> String {
+    let same = match identity {
+        Identity::ControlIdAndTime => "MSH-3, MSH-4, MSH-7 and MSH-10",
+        _ => "MSH-3, MSH-4 and MSH-10",
+    };
+    let accepted = match sequence {
+        Some(sequence) => format!("accepted before as #{sequence} of interface {interface}"),
+        None => format!("accepted before on interface {interface}"),
+    };
+    format!(
+        "conflict: another message with the same {same} but different content was {accepted}; a changed message needs a \
+         new control id"
+    )
+}
+
+/// The sequence that a refused message conflicts with, where the cluster says it.
+fn sequence_of(_refusal: &ordo_client::Refusal) -> Option<u64> {
+    None
+}
+
+/// The outcome of a frame that broke. Only where it was cut is sending the same bytes again of use.
 pub(super) fn of_broken_frame(error: &ReadError) -> Outcome {
     let refusal = Refusal::new(ErrorCondition::SegmentSequence, error.to_string());
     match error {
@@ -83,6 +105,14 @@ pub(super) fn of_broken_frame(error: &ReadError) -> Outcome {
             condition: ErrorCondition::Internal,
             ..refusal
         }),
-        _ => Outcome::Failed(refusal),
+        ReadError::Frame(FrameError::Truncated { .. }) => Outcome::Failed(refusal),
+        ReadError::Frame(
+            FrameError::StartInsideText { .. } | FrameError::EndWithoutCarriageReturn { .. },
+        ) => Outcome::Rejected(Refusal {
+            condition: ErrorCondition::DataType,
+            ..refusal
+        }),
+        ReadError::Frame(_) => Outcome::Rejected(refusal),
+        ReadError::Idle | ReadError::Slow(_) | ReadError::Io(_) => Outcome::Failed(refusal),
     }
 }

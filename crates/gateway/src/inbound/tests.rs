@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod broken;
+mod cases;
 mod cluster;
 mod limits;
 
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use ordo_client::{Accepted, Reason, SendError};
 use tokio::io::{AsyncWriteExt, DuplexStream};
@@ -20,9 +22,12 @@ use tokio_util::codec::Framed;
 use tonic::Code;
 use tonic_types::{ErrorDetails, StatusExt};
 
+use uuid::Uuid;
+
 use super::*;
 use crate::ack::{AckCode, ReceivedAck, Verdict};
 use crate::mllp::MllpCodec;
+use crate::msh::Msh;
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// How long silence is listened to before it counts as silence.
@@ -34,6 +39,8 @@ type Answer = Result<Accepted, SendError>;
 struct Request {
     id: Uuid,
     payload: Bytes,
+    /// By which it is known, where not by its payload.
+    digest: Option<[u8; 16]>,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -61,7 +68,7 @@ struct TestSink {
 impl Sink for TestSink {
     type Receipt = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
-    async fn enqueue(&self, id: Uuid, payload: Bytes) -> Result<Self::Receipt, SendError> {
+    async fn enqueue(&self, message: ordo_client::Message) -> Result<Self::Receipt, SendError> {
         self.room
             .acquire()
             .await
@@ -69,8 +76,9 @@ impl Sink for TestSink {
             .forget();
         let (answer, receipt) = oneshot::channel();
         let request = Request {
-            id,
-            payload,
+            id: message.message_id.unwrap(),
+            payload: message.payload,
+            digest: message.digest,
             answer,
         };
         self.requests.send(request).map_err(|_| SendError::Closed)?;
@@ -89,6 +97,10 @@ struct Bench {
 
 impl Bench {
     fn new(limits: InboundConfig) -> Self {
+        Self::reading(limits, MessageConfig::default())
+    }
+
+    fn reading(limits: InboundConfig, messages: MessageConfig) -> Self {
         let (sender, requests) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(1_000));
         let sink = TestSink {
@@ -99,6 +111,8 @@ impl Bench {
         let inbound = Inbound {
             interface: "RAD".to_owned(),
             limits,
+            messages,
+            refusals: Refusals::in_memory(),
             intake: Intake::new(sink, tasks.clone(), abort.clone()),
             reply_ids: Arc::new(ReplyIds::new()),
             turned_away: watch::Sender::new(None),
@@ -116,7 +130,11 @@ impl Bench {
 
     /// Listens on loopback.
     async fn listen(limits: InboundConfig) -> (Self, SocketAddr) {
-        let bench = Self::new(limits);
+        Self::new(limits).open().await
+    }
+
+    async fn open(self) -> (Self, SocketAddr) {
+        let bench = self;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(Arc::clone(&bench.inbound).listen(listener));
@@ -128,7 +146,8 @@ impl Bench {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let inbound = Arc::clone(&self.inbound);
         self.inbound.tasks.spawn(async move {
-            let connection = Connection::new(theirs, inbound.limits.payload_bytes);
+            let connection = Connection::new(theirs, inbound.limits.payload_bytes)
+                .with_frame_end(inbound.limits.frame_end);
             inbound.serve(connection, &"a test").await;
         });
         ours

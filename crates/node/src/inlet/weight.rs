@@ -254,6 +254,7 @@ mod tests {
             payload: vec![8; 300].into(),
             headers: vec![v1::Header::default(); 300_000],
             producer_sequence: 9,
+            ..Default::default()
         };
         let good = v1::IngestMessage {
             headers: vec![v1::Header::default(); 64],
