@@ -211,6 +211,7 @@ pub enum EventKind {
     DeliveryRetried,
     DeliveryRejected,
     Discarded,
+    DeliveryUnanswered,
 }
 
 /// Something out of the ordinary that happened to a message.

@@ -537,6 +537,7 @@ pub enum EventKind {
     Delivered,
     Skipped,
     Discarded,
+    DeliveryUnanswered,
     Unknown,
 }
 

@@ -62,6 +62,7 @@ struct Destination {
     holder: String,
     suspended_ms: u64,
     attempts: u32,
+    repeats: u32,
     reason: String,
 }
 
@@ -83,6 +84,7 @@ impl From<proto::Interface> for Interface {
                 holder: state.holder,
                 suspended_ms: state.suspended_ms,
                 attempts: state.attempts,
+                repeats: state.repeats,
                 reason: state.reason,
             }
         };
@@ -182,6 +184,13 @@ impl Destination {
             text.push_str(&format!(
                 ", {} of {} attempts failed",
                 self.attempts, self.max_attempts
+            ));
+        }
+        if self.repeats > 0 {
+            text.push_str(&format!(
+                ", {} may have reached it in {} tries without an answer",
+                self.checkpoint + 1,
+                self.repeats
             ));
         }
         if !self.reason.is_empty() && (self.suspended_ms > 0 || self.attempts > 0) {
