@@ -45,6 +45,15 @@ const RESUBSCRIBE_MAX: Duration = Duration::from_secs(30);
 /// What is told where the cluster has not been heard of for so long that the grant may be another's.
 const REVOKED: &str = "given up: the grant may be another consumer's by now";
 
+/// What was tried of a delivery before, by whatever gateway.
+#[derive(Clone, Copy, Default)]
+struct Tries {
+    /// Those that count.
+    attempts: u32,
+    /// Those that may have reached the receiver without an answer of it.
+    repeats: u32,
+}
+
 /// What goes to one receiver.
 pub(crate) struct Outbound {
     to: SendConfig,
@@ -52,8 +61,6 @@ pub(crate) struct Outbound {
     unavailable: Backoff,
     pause_min: Duration,
     repeats_max: u32,
-    /// The message that may have reached the receiver and is sent again, and how often.
-    repeated: Option<(Position, u32)>,
     /// The message that was told to be committed and unanswered.
     unanswered: Option<Position>,
     stop: CancellationToken,
@@ -65,7 +72,6 @@ impl Outbound {
             unavailable: Backoff::new(limits.pause_min, limits.pause_max),
             pause_min: limits.pause_min,
             repeats_max: limits.repeats_max,
-            repeated: None,
             unanswered: None,
             link: Link::to(&to, limits),
             to,
@@ -193,13 +199,17 @@ impl Outbound {
             reason: REVOKED.to_owned(),
             sent: self.link.may_have_sent(),
         });
-        self.judge(heard, position, delivery.attempts())
+        let tries = Tries {
+            attempts: delivery.attempts(),
+            repeats: delivery.repeats(),
+        };
+        self.judge(heard, position, tries)
     }
 
     /// What the cluster is told of what was heard. The receiver's own words go there, to be kept with the message, and
     /// into no log.
-    fn judge(&mut self, heard: Heard, position: Position, attempts: u32) -> Answer {
-        let sequence = position.sequence;
+    fn judge(&mut self, heard: Heard, position: Position, tries: Tries) -> Answer {
+        let (sequence, attempts) = (position.sequence, tries.attempts);
         if matches!(heard, Heard::Said(_)) {
             self.answers_again();
         }
@@ -246,9 +256,13 @@ impl Outbound {
                     "the receiver is unavailable"
                 );
                 if sent {
-                    self.count_repeat(position);
+                    self.alarm(sequence, tries.repeats + 1);
                 }
-                unavailable(after, sent, reason)
+                Answer::Unavailable {
+                    after,
+                    sent,
+                    reason,
+                }
             }
             Heard::Unanswered { reason } => {
                 // Where it is listened to nothing is gained by a longer pause.
@@ -266,7 +280,8 @@ impl Outbound {
                         "the receiver took a message (CA) and its application does not answer; it is not sent again by itself"
                     );
                 }
-                unavailable(after, true, reason)
+                // No repetition follows of it.
+                Answer::unavailable(after, reason)
             }
         }
     }
@@ -288,11 +303,8 @@ impl Outbound {
         }
     }
 
-    /// Counts a try that may have reached the receiver and that another follows; a person is told once a message.
-    fn count_repeat(&mut self, position: Position) {
-        let earlier = self.repeated.filter(|(of, _)| *of == position);
-        let repeats = earlier.map_or(0, |(_, repeats)| repeats).saturating_add(1);
-        self.repeated = Some((position, repeats));
+    /// Tells a person, once a message, that `repeats` tries of it may have reached the receiver.
+    fn alarm(&self, sequence: u64, repeats: u32) {
         if repeats == self.repeats_max {
             let SendConfig {
                 interface,
@@ -300,7 +312,6 @@ impl Outbound {
                 address,
                 ..
             } = &self.to;
-            let sequence = position.sequence;
             tracing::error!(
                 interface,
                 destination,
@@ -333,13 +344,6 @@ impl Outbound {
             tracing::error!(interface, destination, sequence, %code, "the receiver refused a message that it had accepted; a person has to look");
         }
     }
-}
-
-/// What the cluster is told where the receiver settled nothing. `sent`: the message may have reached it.
-fn unavailable(after: Duration, sent: bool, reason: String) -> Answer {
-    // The protocol has no place for it yet.
-    let _ = sent;
-    Answer::unavailable(after, reason)
 }
 
 fn told(code: AckCode, text: &str) -> String {
