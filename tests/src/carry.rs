@@ -1,9 +1,9 @@
 //! A large state on its way to a node that was away: over a narrow link that breaks, onto a slow disk.
 
-use crate::Nodes;
 use crate::load::staged;
 use crate::proxy::{End, Net, Way};
 use crate::shim::{compile, preload};
+use crate::{Nodes, PATIENCE};
 use anyhow::{Context, Result, ensure};
 use ordo_client::{Cluster, Message};
 use rand::rngs::StdRng;
@@ -108,7 +108,10 @@ pub async fn carry(burden: Burden, progress: impl Fn(&str)) -> Result<Arrived> {
         breaks,
     };
     net.heal();
-    nodes.agree().await;
+    // Each node reads all of it to say what it has.
+    nodes
+        .agree_within(PATIENCE + Duration::from_secs(burden.bytes >> 24))
+        .await;
     let status = nodes.status(leader).await.context("the leader answers")?;
     ensure!(
         (status.term, status.leader_id) == (filled.term, filled.leader_id),

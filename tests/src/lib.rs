@@ -27,15 +27,27 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 /// When it gives none within [`PATIENCE`]; names `what` was waited for.
-pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, condition).await
+}
+
+/// [`eventually`], where what is waited for takes long.
+///
+/// # Panics
+/// When it gives none within `patience`.
+pub async fn eventually_within<T>(
+    patience: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = tokio::time::Instant::now() + patience;
     loop {
         if let Some(value) = condition().await {
             return value;
         }
         assert!(
             tokio::time::Instant::now() < deadline,
-            "waited {PATIENCE:?} for: {what}"
+            "waited {patience:?} for: {what}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -1,6 +1,6 @@
 //! Nodes as processes: started, killed, restarted, and gone when the test is.
 
-use crate::eventually;
+use crate::{PATIENCE, eventually, eventually_within};
 use anyhow::{Context, Result, ensure};
 use ordo_client::{Cluster, proto};
 use std::ffi::OsString;
@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// The `ordo` program, beside the test's own.
@@ -340,7 +341,7 @@ impl Nodes {
             .args(args)
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        Ok(tokio::time::timeout(crate::PATIENCE, command.output())
+        Ok(tokio::time::timeout(PATIENCE, command.output())
             .await
             .context("ordo did not end")??)
     }
@@ -356,10 +357,14 @@ impl Nodes {
             .ok()
     }
 
-    /// The same, with the hash of its state.
-    pub async fn status_with_hash(&self, place: usize) -> Option<proto::GetClusterStatusResponse> {
+    /// The same, with the hash of its state, which takes a node as long as to read all of it.
+    pub async fn status_with_hash(
+        &self,
+        place: usize,
+        limit: Duration,
+    ) -> Option<proto::GetClusterStatusResponse> {
         let address = self.nodes[place].public.to_string();
-        let admin = self.cluster().ok()?.admin();
+        let admin = self.cluster().ok()?.admin().timeout(limit);
         let status = admin.cluster_status_with_hash(&address).await.ok()?;
         (!status.state_hash.is_empty()).then_some(status)
     }
@@ -406,13 +411,21 @@ impl Nodes {
     /// # Panics
     /// When replicas that applied the same index differ.
     pub async fn agree(&mut self) {
-        eventually("replicas at the same applied index", async || {
+        self.agree_within(PATIENCE).await;
+    }
+
+    /// [`Nodes::agree`], where the states are so large that hashing them takes long.
+    ///
+    /// # Panics
+    /// See [`Nodes::agree`].
+    pub async fn agree_within(&mut self, patience: Duration) {
+        eventually_within(patience, "replicas at the same applied index", async || {
             let mut seen: Option<(u64, bytes::Bytes)> = None;
             for place in 0..self.nodes.len() {
                 if !self.nodes[place].runs() {
                     continue;
                 }
-                let status = self.status_with_hash(place).await?;
+                let status = self.status_with_hash(place, patience / 6).await?;
                 let this = (status.applied_index, status.state_hash);
                 match &seen {
                     Some(other) if other.0 != this.0 => return None,

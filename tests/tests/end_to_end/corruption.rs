@@ -8,10 +8,12 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Snapshots every few entries and a log that begins behind them, so that there is a file of every kind.
 const SMALL_SNAPSHOTS: &str = "[raft]\nsnapshot_entries = 100\nkeep_entries = 0\n";
 const SEED: u64 = 7;
+const HASHED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A file of a node's folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,8 +151,8 @@ impl Broken {
                 return Some(true);
             }
             let (Some(theirs), Some(ours)) = (
-                self.nodes.status_with_hash(leader).await,
-                self.nodes.status_with_hash(place).await,
+                self.nodes.status_with_hash(leader, HASHED_WITHIN).await,
+                self.nodes.status_with_hash(place, HASHED_WITHIN).await,
             ) else {
                 return None;
             };
