@@ -8,9 +8,10 @@
 //! interface = "RAD"
 //!
 //! [[send]]                         # MLLP out: one (interface, destination) is one address
-//! interface = "RAD"
+//! interface = "RAD"                # or "in/*": every interface whose name begins so
 //! destination = "default"
 //! address = "127.0.0.1:2576"
+//! connections = "each"             # of several interfaces; or "shared": one for all, one message out at a time
 //!
 //! [inbound]                        # these and the following are the defaults
 //! connections = 100                # on each address
@@ -26,16 +27,39 @@
 //! pause_ms_max = 60000
 //! ```
 //!
-//! Beside these: `allow_plaintext = true`, without which every MLLP address must be on loopback, and `shutdown_ms`
+//! One address may take messages for many interfaces; then each message says for which it is:
+//!
+//! ```toml
+//! [[listen]]
+//! address = "127.0.0.1:2575"
+//! interface = "in/{MSH-4}.{MSH-6}" # fields of MSH, or their components as {MSH-4.1}
+//! unknown = "refuse"               # an interface that does not exist; or { template = "in/like", cap = 500 }: it is
+//!                                  # created like that one, until there are so many that begin as these do ("in/")
+//!
+//! [listen.names]                   # what the fields make, where that is not the interface's name
+//! "in/WARD 3.LAB" = "in/ward-3"
+//! ```
+//!
+//! Fields whose bytes can't stand in a name (`A-Z a-z 0-9 . _ / -`) make none, unless the table has what they make, and
+//! nor do fields that are empty or hold a character of the text between two of them: those messages are rejected, and the
+//! reply names the field. Nothing is rewritten, so two senders never fall together. How many connections such an address
+//! takes is `inbound.connections`.
+//!
+//! An interface that begins to exist is taken up by a `[[send]]` for `"in/*"` within 10 s.
+//!
+//! Beside these: `http = "127.0.0.1:9120"`, where `/healthz`, `/readyz` and `/metrics` are (by default nowhere), `allow_plaintext = true`, without which every MLLP address must be on loopback, and `shutdown_ms`
 //! (10,000), how long messages in flight may take to finish when the gateway stops.
 
 mod check;
 mod read;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
+
+use serde::Deserialize;
 
 use crate::mllp::PAYLOAD_BYTES_MAX;
 
@@ -47,6 +71,8 @@ pub struct GatewayConfig {
     pub cluster: Vec<String>,
     /// Says that MLLP off loopback, which is always plaintext, is meant.
     pub allow_plaintext: bool,
+    /// Where `/healthz`, `/readyz` and `/metrics` are; port 0 takes a free one.
+    pub http: Option<SocketAddr>,
     /// Where messages come in.
     pub listen: Vec<ListenConfig>,
     /// Where messages go out.
@@ -64,19 +90,73 @@ pub struct GatewayConfig {
 pub struct ListenConfig {
     /// Where to listen; port 0 takes a free one.
     pub address: SocketAddr,
-    /// The interface that everything received there belongs to.
+    /// The interface that everything received there belongs to, or a template by which each message says for which it
+    /// is: `{MSH-4}.{MSH-6}`.
     pub interface: String,
+    /// Of a template: the interfaces of those whose fields make something else than its name.
+    pub names: BTreeMap<String, String>,
+    /// Of a template: what becomes of messages for an interface that does not exist.
+    pub unknown: Unknown,
+}
+
+impl ListenConfig {
+    /// An address for one interface, or for those of a template, with everything else at its default.
+    pub fn new(address: SocketAddr, interface: impl Into<String>) -> Self {
+        Self {
+            address,
+            interface: interface.into(),
+            names: BTreeMap::new(),
+            unknown: Unknown::Refuse,
+        }
+    }
+}
+
+/// What becomes of messages for an interface that does not exist.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Unknown {
+    /// They are rejected.
+    #[default]
+    Refuse,
+    /// It is created.
+    Create {
+        /// The interface whose configuration it gets.
+        template: String,
+        /// Nothing is created any more once the cluster has so many interfaces whose names begin as those of the listener
+        /// do. Two gateways that create at the same moment may pass it by one or two.
+        cap: usize,
+    },
 }
 
 /// One receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendConfig {
-    /// The interface whose messages it gets.
+    /// The interface whose messages it gets, or, with a `*` at the end, what the names of several begin with.
     pub interface: String,
     /// The destination it is on that interface.
     pub destination: String,
     /// Where it listens, `host:port`.
     pub address: String,
+    /// How the messages of several interfaces get there.
+    pub connections: Connections,
+}
+
+impl SendConfig {
+    /// What the interfaces' names begin with, where it is for several.
+    #[must_use]
+    pub fn prefix(&self) -> Option<&str> {
+        self.interface.strip_suffix('*')
+    }
+}
+
+/// How the messages of several interfaces get to one receiver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Connections {
+    /// Each interface has a connection of its own.
+    #[default]
+    Each,
+    /// All share one; one message is out at a time.
+    Shared,
 }
 
 /// How senders are treated.
@@ -107,11 +187,24 @@ pub struct OutboundConfig {
     pub pause_max: Duration,
 }
 
+impl Default for SendConfig {
+    /// The destination called "default", and neither an interface nor an address.
+    fn default() -> Self {
+        Self {
+            interface: String::new(),
+            destination: "default".to_owned(),
+            address: String::new(),
+            connections: Connections::default(),
+        }
+    }
+}
+
 impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
             cluster: Vec::new(),
             allow_plaintext: false,
+            http: None,
             listen: Vec::new(),
             send: Vec::new(),
             inbound: InboundConfig::default(),

@@ -1,4 +1,4 @@
-//! MLLP in: one listening address is one interface.
+//! MLLP in: one listening address is one interface, or each message says for which it is (see [`route`]).
 //!
 //! # One message at a time
 //! A connection has one message in flight: its next frame is taken up only after the reply to the last was written.
@@ -17,41 +17,45 @@
 //!
 //! # What ends a connection
 //! Framing errors (after one error reply, where the broken frame's header is whole), a frame that does not end in time,
-//! idleness (an hour, or 10 s while others are turned away), a peer that does not take its reply, too many
-//! connections. What is framed well and is no HL7 message is
+//! idleness (an hour, or a second where another connection needs the place, see [`crowd`]), a peer that does not take its
+//! reply. One connection more than allowed is closed at once where none of the others is idle. What is framed well and is no HL7 message is
 //! rejected and the connection goes on.
 
+mod crowd;
 mod intake;
 mod replies;
+mod route;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ordo_client::{Accepted, Reason, SendError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub(crate) use self::intake::{Intake, Lane, Sink};
+pub(crate) use self::crowd::Crowd;
+pub(crate) use self::intake::{Intake, Lane, SHARE_BYTES, Sink};
 pub(crate) use self::replies::ReplyIds;
+pub(crate) use self::route::{ClusterDirectory, Lanes, Route, Target};
+
+use self::crowd::Place;
 
 use crate::ack::{Outcome, Refusal, acknowledge, reject_unreadable};
 use crate::config::InboundConfig;
 use crate::connection::{Connection, ReadError, WriteError};
+use crate::metrics::{Direction, Metrics, reason};
 use crate::msh::{Msh, MshError};
 use crate::time::Hl7Time;
 
 /// The pause after `accept` failed. Descriptors come back as connections end, not by asking at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection on which no frame has begun for so long is closed when there is no room for another: whoever connects
-/// and says nothing can't keep the others out.
-const IDLE_WHEN_FULL: Duration = Duration::from_secs(10);
 /// Warnings about what peers do that are logged in a [`WARNINGS_PERIOD`], of each listener. A flood is told by its
 /// beginning and its number.
 const WARNINGS_MAX: u32 = 20;
@@ -59,12 +63,13 @@ const WARNINGS_PERIOD: Duration = Duration::from_secs(10);
 
 /// Everything the connections of one listening address share.
 pub(crate) struct Inbound<K> {
+    /// What people know the address by: its interface, or the template of those of its messages.
     pub(crate) interface: String,
     pub(crate) limits: InboundConfig,
-    pub(crate) intake: Intake<K>,
+    pub(crate) lanes: Lanes<K>,
+    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) metrics: Metrics,
     pub(crate) reply_ids: Arc<ReplyIds>,
-    /// When a connection was closed last because there was no room.
-    pub(crate) turned_away: watch::Sender<Option<Instant>>,
     pub(crate) warnings: Warnings,
     /// No new connection, no new frame.
     pub(crate) stop: CancellationToken,
@@ -83,6 +88,11 @@ fn identify(payload: &[u8]) -> Result<Identified<'_>, MshError> {
     let msh = Msh::scan(payload)?;
     let id = msh.message_id()?;
     Ok(Identified { msh, id })
+}
+
+/// Whether the interface does not exist any more.
+fn is_gone(answer: &Result<Accepted, SendError>) -> bool {
+    matches!(answer, Err(SendError::Refused(refusal)) if refusal.reason == Reason::UnknownInterface)
 }
 
 /// Keeps floods out of the logs.
@@ -129,7 +139,6 @@ impl Warnings {
 impl<K: Sink> Inbound<K> {
     /// Accepts connections until it is stopped.
     pub(crate) async fn listen(self: Arc<Self>, listener: TcpListener) {
-        let room = Arc::new(Semaphore::new(self.limits.connections));
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -143,8 +152,8 @@ impl<K: Sink> Inbound<K> {
                     continue;
                 }
             };
-            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-                self.turned_away.send_replace(Some(Instant::now()));
+            let Some(place) = self.crowd.enter() else {
+                self.metrics.refused(&self.interface, "CONNECTIONS");
                 if self.warnings.may_warn(&self.interface) {
                     let limit = self.limits.connections;
                     tracing::warn!(interface = self.interface, %peer, limit, "MLLP connections are at their limit: another was closed at once");
@@ -156,12 +165,15 @@ impl<K: Sink> Inbound<K> {
             }
             let inbound = Arc::clone(&self);
             self.tasks.spawn(async move {
+                let _open = inbound
+                    .metrics
+                    .connection(Direction::In, &inbound.interface);
+                let stream = place.watch(stream);
                 let connection = Connection::new(stream, inbound.limits.payload_bytes);
                 tokio::select! {
                     () = inbound.abort.cancelled() => {}
-                    () = inbound.serve(connection, &peer) => {}
+                    () = inbound.serve(connection, &peer, &place) => {}
                 }
-                drop(permit);
             });
         }
     }
@@ -171,6 +183,7 @@ impl<K: Sink> Inbound<K> {
         &self,
         mut connection: Connection<S>,
         peer: &(dyn fmt::Display + Sync),
+        place: &Place,
     ) where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -180,7 +193,7 @@ impl<K: Sink> Inbound<K> {
             let read = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                read = connection.read(self.idle(), self.limits.frame) => read,
+                read = connection.read(place.idle(self.limits.idle), self.limits.frame) => read,
             };
             let payload = match read {
                 Ok(Some(payload)) => payload,
@@ -190,6 +203,7 @@ impl<K: Sink> Inbound<K> {
                     return;
                 }
             };
+            place.busy();
             let (outcome, sequence) = tokio::select! {
                 biased;
                 outcome = self.hand_over(&payload) => outcome,
@@ -210,27 +224,47 @@ impl<K: Sink> Inbound<K> {
         connection.close().await;
     }
 
-    /// Waits until a connection has been idle for too long.
-    async fn idle(&self) {
-        let begun = Instant::now();
-        let mut turned_away = self.turned_away.subscribe();
-        let crowded =
-            turned_away.wait_for(|last| last.is_some_and(|last| last >= begun + IDLE_WHEN_FULL));
-        tokio::select! {
-            () = sleep(self.limits.idle) => {}
-            _ = crowded => {}
-        }
-    }
-
     /// What became of a message, and its sequence where it was accepted.
     async fn hand_over(&self, payload: &Bytes) -> (Outcome, Option<u64>) {
-        let id = match identify(payload) {
-            Ok(identified) => identified.id,
-            Err(error) => return (Outcome::Rejected(error.into()), None),
+        let begin = Instant::now();
+        let Identified { msh, id } = match identify(payload) {
+            Ok(identified) => identified,
+            Err(error) => {
+                self.metrics.frame(&self.interface);
+                self.metrics.refused(&self.interface, "UNREADABLE");
+                return (Outcome::Rejected(error.into()), None);
+            }
         };
-        match self.intake.take(id, payload).await {
-            Ok(accepted) => (Outcome::Accepted, Some(accepted.sequence)),
-            Err(error) => (replies::outcome(&self.interface, &error), None),
+        let mut again = true;
+        loop {
+            let target = match self.lanes.of(&msh).await {
+                Ok(target) => target,
+                Err(refused) => {
+                    self.metrics.frame(&self.interface);
+                    self.metrics.refused(&self.interface, "NO_INTERFACE");
+                    return (refused, None);
+                }
+            };
+            let interface = target.interface.as_str();
+            if again {
+                self.metrics.frame(interface);
+            }
+            let _waiting = self.metrics.waiting(Direction::In, interface);
+            let answer = target.intake.take(id, payload).await;
+            if is_gone(&answer) && std::mem::take(&mut again) && self.lanes.forget(interface) {
+                continue;
+            }
+            return match answer {
+                Ok(accepted) => {
+                    let took = begin.elapsed();
+                    self.metrics.accepted(interface, took, accepted.duplicate);
+                    (Outcome::Accepted, Some(accepted.sequence))
+                }
+                Err(error) => {
+                    self.metrics.refused(interface, reason(&error));
+                    (replies::outcome(interface, &error), None)
+                }
+            };
         }
     }
 
@@ -259,6 +293,7 @@ impl<K: Sink> Inbound<K> {
                 connection.close().await;
             }
             ReadError::Slow(_) | ReadError::Frame(_) => {
+                self.metrics.refused(interface, "FRAMING");
                 if self.warnings.may_warn(interface) {
                     tracing::warn!(interface, %peer, %error, "MLLP connection is closed");
                 }

@@ -1,4 +1,4 @@
-//! MLLP out: one (interface, destination) is one receiver's address.
+//! MLLP out: one (interface, destination) is one receiver's address, or all with one prefix are (see [`many`]).
 //!
 //! One message is on its way at a time, in sequence order, on one connection that is kept between messages. What the
 //! receiver makes of it decides the answer to the cluster:
@@ -16,17 +16,23 @@
 //! ([`Delivery::revoked`]). MSH-15 of what is sent decides whether a receiver has to reply; see [`link`].
 
 mod link;
+mod many;
 
 use std::time::Duration;
 
-use ordo_client::{Answer, ConsumeError, Consumer, Content, Delivery, SubscribeTo, Subscription};
-use tokio::time::sleep;
+use ordo_client::{
+    Answer, ConsumeError, Consumer, Content, Delivery, Position, SubscribeTo, Subscription,
+};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::many::Many;
 
 use self::link::{Heard, Link};
 use crate::ack::AckCode;
 use crate::backoff::Backoff;
 use crate::config::{OutboundConfig, SendConfig};
+use crate::metrics::{Direction, Metrics, Waiting};
 
 /// Deliveries asked for at once: enough that the next is at hand, few enough that their payloads take little memory.
 const CREDITS: u32 = 16;
@@ -41,12 +47,22 @@ pub(crate) struct Outbound {
     to: SendConfig,
     link: Link,
     unavailable: Backoff,
+    metrics: Metrics,
+    /// The message that was sent last and that its receiver has not answered, and how long it waits.
+    waiting: Option<(Position, Waiting)>,
     stop: CancellationToken,
 }
 
 impl Outbound {
-    pub(crate) fn new(to: SendConfig, limits: OutboundConfig, stop: CancellationToken) -> Self {
+    pub(crate) fn new(
+        to: SendConfig,
+        limits: OutboundConfig,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
+            metrics,
+            waiting: None,
             unavailable: Backoff::new(limits.pause_min, limits.pause_max),
             link: Link::new(to.address.clone(), limits),
             to,
@@ -159,13 +175,45 @@ impl Outbound {
                 return Answer::Ack;
             }
         };
+        let position = delivery.position();
+        self.begin(position);
+        let begin = Instant::now();
         let heard = tokio::select! {
             biased;
             heard = self.link.deliver(&message.payload, delivery.begin()) => heard,
             // What was under way is dropped, and its connection with it.
             () = delivery.revoked() => Heard::Nothing { reason: REVOKED.to_owned() },
         };
+        self.count(&heard, begin.elapsed());
         self.judge(heard, sequence, delivery.attempts())
+    }
+
+    /// Notes that a message is sent, perhaps once more.
+    fn begin(&mut self, position: Position) {
+        let interface = self.to.interface.as_str();
+        match &self.waiting {
+            Some((waiting, _)) if *waiting == position => self.metrics.repeated(interface),
+            _ => {
+                let waiting = self.metrics.waiting(Direction::Out, interface);
+                self.waiting = Some((position, waiting));
+            }
+        }
+    }
+
+    /// Counts what was heard.
+    fn count(&mut self, heard: &Heard, took: Duration) {
+        let interface = self.to.interface.as_str();
+        match heard {
+            Heard::Accepted | Heard::Error { .. } | Heard::Rejected { .. } => {
+                self.metrics.acknowledged(interface, took);
+            }
+            Heard::Unsendable { .. } => {}
+            Heard::Nothing { .. } => {
+                self.metrics.unavailable(interface);
+                return;
+            }
+        }
+        self.waiting = None;
     }
 
     /// What the cluster is told of what was heard. The receiver's own words go there, to be kept with the message, and
@@ -175,6 +223,7 @@ impl Outbound {
             interface,
             destination,
             address,
+            ..
         } = &self.to;
         let spoke = matches!(
             heard,

@@ -55,12 +55,8 @@ fn config() -> GatewayConfig {
 }
 
 fn listening() -> GatewayConfig {
-    let listen = ListenConfig {
-        address: FREE,
-        interface: "RAD".to_owned(),
-    };
     GatewayConfig {
-        listen: vec![listen],
+        listen: vec![ListenConfig::new(FREE, "RAD")],
         ..config()
     }
 }
@@ -70,6 +66,7 @@ fn sending(address: SocketAddr) -> GatewayConfig {
         interface: "RAD".to_owned(),
         destination: "lab".to_owned(),
         address: address.to_string(),
+        ..SendConfig::default()
     };
     GatewayConfig {
         send: vec![send],

@@ -38,15 +38,14 @@ fn spread(orders: &BTreeMap<String, Bytes>) -> Vec<Vec<(&String, &Bytes)>> {
 
 /// A gateway that listens for every lane and delivers each to the address that goes with it.
 async fn gateway(nodes: &Nodes, lanes: &[(String, Option<String>)]) -> Gateway {
-    let listen = |(interface, _): &(String, Option<String>)| ListenConfig {
-        address: "127.0.0.1:0".parse().unwrap(),
-        interface: interface.clone(),
+    let listen = |(interface, _): &(String, Option<String>)| {
+        ListenConfig::new("127.0.0.1:0".parse().unwrap(), interface)
     };
     let send = |(interface, address): &(String, Option<String>)| {
         address.clone().map(|address| SendConfig {
             interface: interface.clone(),
-            destination: "default".to_owned(),
             address,
+            ..SendConfig::default()
         })
     };
     let config = GatewayConfig {

@@ -19,10 +19,7 @@ async fn silent_senders_do_not_keep_others_from_a_gateway() {
         .create_interface("RAD", staged(&[]))
         .await
         .unwrap();
-    let listen = ListenConfig {
-        address: "127.0.0.1:0".parse().unwrap(),
-        interface: "RAD".to_owned(),
-    };
+    let listen = ListenConfig::new("127.0.0.1:0".parse().unwrap(), "RAD");
     let config = GatewayConfig {
         listen: vec![listen],
         inbound: InboundConfig {

@@ -136,10 +136,9 @@ async fn wait_for_consumers(admin: &Admin) -> Result<()> {
 }
 
 fn gateway_config(labs: &[SocketAddr]) -> GatewayConfig {
-    let listen = INTERFACES.iter().map(|(name, _)| ListenConfig {
-        address: SocketAddr::from(([127, 0, 0, 1], 0)),
-        interface: (*name).to_owned(),
-    });
+    let listen = INTERFACES
+        .iter()
+        .map(|(name, _)| ListenConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), *name));
     let send = INTERFACES
         .iter()
         .zip(labs)
@@ -147,6 +146,7 @@ fn gateway_config(labs: &[SocketAddr]) -> GatewayConfig {
             interface: (*name).to_owned(),
             destination: "default".to_owned(),
             address: address.to_string(),
+            ..SendConfig::default()
         });
     GatewayConfig {
         listen: listen.collect(),

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Value};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{ConfigErrors, GatewayConfig, ListenConfig, Problem, SendConfig};
+use super::{ConfigErrors, GatewayConfig, ListenConfig, Problem, SendConfig, Unknown};
 
 const ADDRESS_ALLOWED: &str = "an IP address and port, as \"127.0.0.1:2575\"";
+const UNKNOWN_ALLOWED: &str =
+    "\"refuse\" or { template = \"the name of an interface\", cap = a number }";
 const TIME_ALLOWED: &str = "a number of milliseconds";
 
 /// The configuration with the defaults in place of what can't be used, and what that was.
@@ -32,6 +35,7 @@ pub(super) fn read(text: &str) -> Result<(GatewayConfig, Vec<Problem>), ConfigEr
         "true or false",
     );
     table.set_time("shutdown_ms", &mut config.shutdown);
+    table.set_some("http", &mut config.http, ADDRESS_ALLOWED);
     let listen = table.tables("listen");
     let send = table.tables("send");
     let inbound = table.table("inbound");
@@ -42,24 +46,36 @@ pub(super) fn read(text: &str) -> Result<(GatewayConfig, Vec<Problem>), ConfigEr
     for (i, (path, values)) in listen.into_iter().enumerate() {
         let mut table = Table::new(path, values, &mut problems);
         let address = table.required("address", ADDRESS_ALLOWED);
-        let interface = table.required("interface", "the name of an interface");
+        let interface: Option<String> = table.required("interface", "the name of an interface");
+        let mut listen = ListenConfig::new(
+            address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
+            interface.unwrap_or_else(|| format!("-{i}")),
+        );
+        let names_allowed = "a table from what the fields make to the name of an interface";
+        table.set("names", &mut listen.names, names_allowed);
+        let mut unknown = None;
+        table.set_some("unknown", &mut unknown, UNKNOWN_ALLOWED);
+        listen.unknown = match unknown {
+            None | Some(UnknownValue::Word(Word::Refuse)) => Unknown::Refuse,
+            Some(UnknownValue::Create { template, cap }) => Unknown::Create { template, cap },
+        };
         table.finish();
-        config.listen.push(ListenConfig {
-            address: address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
-            interface: interface.unwrap_or_else(|| format!("-{i}")),
-        });
+        config.listen.push(listen);
     }
     for (i, (path, values)) in send.into_iter().enumerate() {
         let mut table = Table::new(path, values, &mut problems);
         let interface = table.required("interface", "the name of an interface");
-        let mut destination = "default".to_owned();
-        table.set("destination", &mut destination, "the name of a destination");
+        let mut send = SendConfig::default();
+        let destination = &mut send.destination;
+        table.set("destination", destination, "the name of a destination");
         let address = table.required("address", "\"host:port\"");
+        let connections_allowed = "\"each\" or \"shared\"";
+        table.set("connections", &mut send.connections, connections_allowed);
         table.finish();
         config.send.push(SendConfig {
             interface: interface.unwrap_or_else(|| format!("-{i}")),
-            destination,
             address: address.unwrap_or_else(|| "127.0.0.1:1".to_owned()),
+            ..send
         });
     }
     if let Some((path, values)) = inbound {
@@ -86,6 +102,20 @@ pub(super) fn read(text: &str) -> Result<(GatewayConfig, Vec<Problem>), ConfigEr
         table.finish();
     }
     Ok((config, problems))
+}
+
+/// `unknown` of a listener, as it is written.
+#[derive(Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum UnknownValue {
+    Word(Word),
+    Create { template: String, cap: usize },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Refuse,
 }
 
 /// One table of the file; what is left of it at the end is not a key of the configuration.
@@ -125,6 +155,20 @@ impl<'a> Table<'a> {
         let Some(value) = self.take(name) else { return };
         match value.deserialize() {
             Ok(value) => *target = value,
+            Err(_) => self.wrong(name, shown(&value), allowed),
+        }
+    }
+
+    /// The same for what has no default.
+    fn set_some<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        target: &mut Option<T>,
+        allowed: &str,
+    ) {
+        let Some(value) = self.take(name) else { return };
+        match value.deserialize() {
+            Ok(value) => *target = Some(value),
             Err(_) => self.wrong(name, shown(&value), allowed),
         }
     }

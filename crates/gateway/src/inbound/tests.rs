@@ -4,6 +4,7 @@
 mod broken;
 mod cluster;
 mod limits;
+mod many;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -98,10 +99,14 @@ impl Bench {
         let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
         let inbound = Inbound {
             interface: "RAD".to_owned(),
+            lanes: Lanes::One(Arc::new(Target {
+                interface: "RAD".to_owned(),
+                intake: Intake::new(sink, tasks.clone(), abort.clone()),
+            })),
+            crowd: Crowd::new(limits.connections),
+            metrics: Metrics::new(),
             limits,
-            intake: Intake::new(sink, tasks.clone(), abort.clone()),
             reply_ids: Arc::new(ReplyIds::new()),
-            turned_away: watch::Sender::new(None),
             warnings: Warnings::default(),
             stop: CancellationToken::new(),
             abort,
@@ -127,9 +132,10 @@ impl Bench {
     fn connect(&self) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let inbound = Arc::clone(&self.inbound);
+        let place = inbound.crowd.enter().expect("a place");
         self.inbound.tasks.spawn(async move {
-            let connection = Connection::new(theirs, inbound.limits.payload_bytes);
-            inbound.serve(connection, &"a test").await;
+            let connection = Connection::new(place.watch(theirs), inbound.limits.payload_bytes);
+            inbound.serve(connection, &"a test", &place).await;
         });
         ours
     }

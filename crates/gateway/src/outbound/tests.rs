@@ -7,13 +7,14 @@ fn outbound() -> Outbound {
         interface: "RAD".to_owned(),
         destination: "default".to_owned(),
         address: "127.0.0.1:1".to_owned(),
+        ..SendConfig::default()
     };
     let limits = OutboundConfig {
         pause_min: Duration::from_secs(1),
         pause_max: Duration::from_secs(5),
         ..OutboundConfig::default()
     };
-    Outbound::new(to, limits, CancellationToken::new())
+    Outbound::new(to, limits, Metrics::new(), CancellationToken::new())
 }
 
 fn error() -> Heard {
