@@ -119,7 +119,7 @@ pub enum Unknown {
     Refuse,
     /// It is created.
     Create {
-        /// The interface whose configuration it gets.
+        /// The interface whose configuration it gets, but that it is not paused.
         template: String,
         /// Nothing is created any more once the cluster has so many interfaces whose names begin as those of the listener
         /// do. Two gateways that create at the same moment may pass it by one or two.

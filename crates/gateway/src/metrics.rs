@@ -70,7 +70,15 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Waits {
     next: u64,
-    since: BTreeMap<u64, (OfTwo, Instant)>,
+    since: BTreeMap<u64, Wait>,
+}
+
+#[derive(Debug)]
+struct Wait {
+    labels: OfTwo,
+    since: Instant,
+    /// When it is not counted any more.
+    until: Option<Instant>,
 }
 
 impl Metrics {
@@ -159,7 +167,12 @@ impl Metrics {
         let mut waits = lock(&self.0.waiting);
         let number = waits.next;
         waits.next += 1;
-        waits.since.insert(number, (labels, Instant::now()));
+        let wait = Wait {
+            labels,
+            since: Instant::now(),
+            until: None,
+        };
+        waits.since.insert(number, wait);
         drop(waits);
         Waiting {
             metrics: self.clone(),
@@ -184,9 +197,11 @@ impl Metrics {
     fn look(&self) {
         let mut oldest: BTreeMap<&OfTwo, Instant> = BTreeMap::new();
         let waits = lock(&self.0.waiting);
-        for (labels, since) in waits.since.values() {
-            let earliest = oldest.entry(labels).or_insert(*since);
-            *earliest = (*since).min(*earliest);
+        let now = Instant::now();
+        let counts = |wait: &&Wait| wait.until.is_none_or(|until| now < until);
+        for wait in waits.since.values().filter(counts) {
+            let earliest = oldest.entry(&wait.labels).or_insert(wait.since);
+            *earliest = wait.since.min(*earliest);
         }
         self.0.waiting_seconds.clear();
         for (labels, since) in oldest {
@@ -218,7 +233,7 @@ impl Shared {
         let r = &mut registry;
         r.register(
             "connections",
-            "MLLP connections open, by direction",
+            "MLLP connections open, by direction; one to a receiver counts from its first answer",
             self.connections.clone(),
         );
         r.register("frames", "Frames received", self.frames.clone());
@@ -297,6 +312,24 @@ pub(crate) struct Waiting {
     number: u64,
 }
 
+impl Waiting {
+    /// It is not counted for longer than this, but where it [goes on](Self::goes_on).
+    pub(crate) fn ends_after(&self, time: Duration) {
+        self.set_until(Some(Instant::now() + time));
+    }
+
+    /// It is counted until it is dropped.
+    pub(crate) fn goes_on(&self) {
+        self.set_until(None);
+    }
+
+    fn set_until(&self, until: Option<Instant>) {
+        if let Some(wait) = lock(&self.metrics.0.waiting).since.get_mut(&self.number) {
+            wait.until = until;
+        }
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
         lock(&self.metrics.0.waiting).since.remove(&self.number);
@@ -341,6 +374,11 @@ mod tests {
         assert_eq!(told().as_deref(), Some("3.0"));
         drop(first);
         assert_eq!(told().as_deref(), Some("1.0"));
+        second.ends_after(Duration::from_secs(1));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(told(), None);
+        second.goes_on();
+        assert_eq!(told().as_deref(), Some("2.0"));
         drop(second);
         assert_eq!(told(), None);
     }

@@ -18,10 +18,11 @@
 mod link;
 mod many;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use ordo_client::{
-    Answer, ConsumeError, Consumer, Content, Delivery, Position, SubscribeTo, Subscription,
+    Answer, ConsumeError, Consumer, Content, Delivery, Position, SubscribeTo, Subscription, Uuid,
 };
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -32,15 +33,25 @@ use self::link::{Heard, Link};
 use crate::ack::AckCode;
 use crate::backoff::Backoff;
 use crate::config::{OutboundConfig, SendConfig};
-use crate::metrics::{Direction, Metrics, Waiting};
+use crate::metrics::{Direction, Metrics, Open, Waiting};
 
 /// Deliveries asked for at once: enough that the next is at hand, few enough that their payloads take little memory.
 const CREDITS: u32 = 16;
 /// The pauses before a subscription that the cluster ended is tried again.
 const RESUBSCRIBE_MIN: Duration = Duration::from_secs(1);
 const RESUBSCRIBE_MAX: Duration = Duration::from_secs(30);
+/// How long after its pause a message that was not settled is counted as waiting here.
+const COMES_AGAIN_WITHIN: Duration = Duration::from_secs(10);
 /// What is told where the cluster has not been heard of for so long that the grant may be another's.
 const REVOKED: &str = "given up: the grant may be another consumer's by now";
+
+/// A message that was sent and is not settled.
+struct Unsettled {
+    sequence: u64,
+    /// The receiver gave no answer to the last try.
+    unanswered: bool,
+    waiting: Waiting,
+}
 
 /// What goes to one receiver.
 pub(crate) struct Outbound {
@@ -48,8 +59,11 @@ pub(crate) struct Outbound {
     link: Link,
     unavailable: Backoff,
     metrics: Metrics,
-    /// The message that was sent last and that its receiver has not answered, and how long it waits.
-    waiting: Option<(Position, Waiting)>,
+    /// By interface: the message that was sent and is not settled.
+    unsettled: HashMap<Uuid, Unsettled>,
+    /// What connections are counted under, and the one that is open.
+    name: String,
+    open: Option<Open>,
     stop: CancellationToken,
 }
 
@@ -62,7 +76,9 @@ impl Outbound {
     ) -> Self {
         Self {
             metrics,
-            waiting: None,
+            unsettled: HashMap::new(),
+            name: to.interface.clone(),
+            open: None,
             unavailable: Backoff::new(limits.pause_min, limits.pause_max),
             link: Link::new(to.address.clone(), limits),
             to,
@@ -118,7 +134,10 @@ impl Outbound {
                 () = self.stop.cancelled() => return Ok(()),
                 delivery = subscription.next() => delivery,
                 // Notices a receiver that closes an idle connection, so that the next message goes out on a new one.
-                () = self.link.watch() => continue,
+                () = self.link.watch() => {
+                    self.count_connection();
+                    continue;
+                }
             };
             let Some(delivery) = delivery else {
                 return Ok(());
@@ -185,35 +204,72 @@ impl Outbound {
             () = delivery.revoked() => Heard::Nothing { reason: REVOKED.to_owned() },
         };
         self.count(&heard, begin.elapsed());
-        self.judge(heard, sequence, delivery.attempts())
+        let answer = self.judge(heard, sequence, delivery.attempts());
+        self.end(position, &answer);
+        answer
     }
 
     /// Notes that a message is sent, perhaps once more.
     fn begin(&mut self, position: Position) {
         let interface = self.to.interface.as_str();
-        match &self.waiting {
-            Some((waiting, _)) if *waiting == position => self.metrics.repeated(interface),
+        let (of, sequence) = (position.interface_id, position.sequence);
+        match self.unsettled.get_mut(&of) {
+            Some(earlier) if earlier.sequence == sequence => {
+                earlier.waiting.goes_on();
+                if earlier.unanswered {
+                    self.metrics.repeated(interface);
+                }
+            }
             _ => {
-                let waiting = self.metrics.waiting(Direction::Out, interface);
-                self.waiting = Some((position, waiting));
+                let unsettled = Unsettled {
+                    sequence,
+                    unanswered: false,
+                    waiting: self.metrics.waiting(Direction::Out, interface),
+                };
+                self.unsettled.insert(of, unsettled);
             }
         }
     }
 
     /// Counts what was heard.
     fn count(&mut self, heard: &Heard, took: Duration) {
+        self.count_connection();
         let interface = self.to.interface.as_str();
         match heard {
             Heard::Accepted | Heard::Error { .. } | Heard::Rejected { .. } => {
                 self.metrics.acknowledged(interface, took);
             }
             Heard::Unsendable { .. } => {}
-            Heard::Nothing { .. } => {
-                self.metrics.unavailable(interface);
+            Heard::Nothing { .. } => self.metrics.unavailable(interface),
+        }
+    }
+
+    /// Notes what became of a message that was sent. One that comes again does so after a pause; where it does not, it is
+    /// another gateway's by then.
+    fn end(&mut self, position: Position, answer: &Answer) {
+        let of = position.interface_id;
+        let (after, unanswered) = match answer {
+            Answer::Ack | Answer::Reject { .. } => {
+                self.unsettled.remove(&of);
                 return;
             }
+            Answer::Retry { after, .. } => (*after, false),
+            Answer::Unavailable { after, .. } => (*after, true),
+        };
+        if let Some(unsettled) = self.unsettled.get_mut(&of) {
+            unsettled.unanswered = unanswered;
+            unsettled.waiting.ends_after(after + COMES_AGAIN_WITHIN);
         }
-        self.waiting = None;
+    }
+
+    fn count_connection(&mut self) {
+        match self.link.is_open() {
+            false => self.open = None,
+            true if self.open.is_none() => {
+                self.open = Some(self.metrics.connection(Direction::Out, &self.name));
+            }
+            true => {}
+        }
     }
 
     /// What the cluster is told of what was heard. The receiver's own words go there, to be kept with the message, and

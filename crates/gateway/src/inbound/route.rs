@@ -278,13 +278,15 @@ impl ClusterDirectory {
             *counted = Some(now);
             return Ok(Found::Full { cap });
         }
-        let Some(config) = self.exists(template).await? else {
+        let Some(mut config) = self.exists(template).await? else {
             tracing::warn!(
                 template,
                 "the interface that new ones are made like does not exist"
             );
             return Ok(Found::NoTemplate);
         };
+        // One that is only there to be copied is best kept paused.
+        config.paused = false;
         match self.admin.create_interface(name, config).await {
             Ok(_) => {
                 tracing::info!(interface = name, template, "created for a new sender");

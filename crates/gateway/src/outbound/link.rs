@@ -94,6 +94,11 @@ impl Link {
         heard
     }
 
+    /// Whether there is a connection.
+    pub(super) fn is_open(&self) -> bool {
+        self.line.is_some()
+    }
+
     /// Waits until the idle connection ends, and lets go of it. Never returns where there is none.
     pub(super) async fn watch(&mut self) {
         let Some(line) = &mut self.line else {

@@ -169,7 +169,10 @@ impl Many {
                     found.mark_changed();
                     continue;
                 }
-                () = outbound.link.watch() => continue,
+                () = outbound.link.watch() => {
+                    outbound.count_connection();
+                    continue;
+                }
                 Some(delivered) = subscriptions.next(), if !subscriptions.is_empty() => delivered,
             };
             let (name, subscription, delivery) = delivered;
