@@ -8,13 +8,14 @@ use ordo_gateway::gateway::Gateway;
 use ordo_gateway::lab::{Lab, LabConfig};
 use ordo_tests::load::staged;
 use ordo_tests::mllp::Sender;
-use ordo_tests::{Nodes, eventually, free_addresses, get, ordo};
+use ordo_tests::{Nodes, PATIENCE, eventually, free_addresses, get, ordo};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
 
 /// An order of a sender; its content is its own.
 fn order(site: &str, n: usize) -> Bytes {
@@ -86,18 +87,20 @@ struct Balancer {
 
 impl Balancer {
     async fn connect(&self, preferred: usize) -> Sender {
-        eventually("a gateway that is ready", async || {
+        // A loop of its own: the compiler can't see that an `async` closure's future is `Send`.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             for place in [preferred, 1 - preferred] {
                 let (listen, http) = self.places[place];
                 if is_ready(http).await
                     && let Ok(sender) = Sender::connect(listen).await
                 {
-                    return Some(sender);
+                    return sender;
                 }
             }
-            None
-        })
-        .await
+            assert!(Instant::now() < deadline, "no gateway is ready");
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
