@@ -102,10 +102,9 @@ struct Seat {
 impl Place {
     /// Waits until the connection has been idle for too long: for `max`, or when another needs its place.
     ///
-    /// It counts as idle while this is polled, from now on. A frame that begins at the very moment at which the place is
-    /// given away is still read and answered: for so long there is one connection more.
+    /// It counts as idle from when this is polled first, or first after something was read. A frame that begins at the very
+    /// moment at which the place is given away is still read and answered: for so long there is one connection more.
     pub(super) async fn idle(&self, max: Duration) {
-        let since = Instant::now();
         let over = async {
             tokio::select! {
                 () = sleep(max) => {}
@@ -114,7 +113,9 @@ impl Place {
         };
         let mut over = pin!(over);
         poll_fn(|context| {
-            self.set_idle(Some(since));
+            self.change(|member| {
+                member.idle_since.get_or_insert_with(Instant::now);
+            });
             over.as_mut().poll(context)
         })
         .await;
@@ -122,12 +123,13 @@ impl Place {
 
     /// It is not idle: a frame has begun.
     pub(super) fn busy(&self) {
-        self.set_idle(None);
+        self.change(|member| member.idle_since = None);
     }
 
-    fn set_idle(&self, since: Option<Instant>) {
+    fn change(&self, change: impl FnOnce(&mut Member)) {
+        // None where its place is another's already.
         if let Some(member) = self.0.crowd.inside().members.get_mut(&self.0.number) {
-            member.idle_since = since;
+            change(member);
         }
     }
 

@@ -52,11 +52,14 @@ pub(crate) enum Lanes<K> {
     Many(Box<Many<K>>),
 }
 
+/// Begins to hand messages to an interface.
+type Open<K> = dyn Fn(&str) -> Intake<K> + Send + Sync;
+
 /// Interfaces that are found by their messages' headers.
 pub(crate) struct Many<K> {
     route: Route,
     directory: Box<dyn Directory>,
-    open: Box<dyn Fn(&str) -> Intake<K> + Send + Sync>,
+    open: Box<Open<K>>,
     known: Mutex<HashMap<String, Arc<Target<K>>>>,
     asked: Semaphore,
 }
@@ -153,9 +156,8 @@ impl<K: Sink> Lanes<K> {
             Self::One(target) => Ok(Arc::clone(target)),
             Self::Many(many) => {
                 let name = many.route.interface_of(msh).map_err(Outcome::Rejected)?;
-                match many.known().get(&name) {
-                    Some(target) => return Ok(Arc::clone(target)),
-                    None => {}
+                if let Some(target) = many.known().get(&name) {
+                    return Ok(Arc::clone(target));
                 }
                 many.find(name).await
             }

@@ -42,13 +42,25 @@ impl Directory for Sites {
     }
 }
 
-struct Many {
-    inbound: Inbound<Accepts>,
+struct Many<K> {
+    inbound: Inbound<K>,
     sites: Sites,
     opened: Arc<Mutex<BTreeSet<String>>>,
 }
 
-fn many(names: &[(&str, &str)], there: impl Fn(&str) -> Found + Send + Sync + 'static) -> Many {
+fn many(
+    names: &[(&str, &str)],
+    there: impl Fn(&str) -> Found + Send + Sync + 'static,
+) -> Many<Accepts> {
+    let counted = Arc::new(AtomicUsize::new(0));
+    many_into(names, there, move || Accepts(Arc::clone(&counted)))
+}
+
+fn many_into<K: Sink>(
+    names: &[(&str, &str)],
+    there: impl Fn(&str) -> Found + Send + Sync + 'static,
+    sink: impl Fn() -> K + Send + Sync + 'static,
+) -> Many<K> {
     let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
     let sites = Sites {
         there: Arc::new(there),
@@ -60,13 +72,11 @@ fn many(names: &[(&str, &str)], there: impl Fn(&str) -> Found + Send + Sync + 's
         .collect();
     let route = Route::new(Template::parse("in/{MSH-4}.{MSH-6}").unwrap(), names);
     let opened: Arc<Mutex<BTreeSet<String>>> = Arc::default();
-    let counted = Arc::new(AtomicUsize::new(0));
     let open = {
         let (tasks, abort, opened) = (tasks.clone(), abort.clone(), Arc::clone(&opened));
         move |interface: &str| {
             opened.lock().unwrap().insert(interface.to_owned());
-            let sink = Accepts(Arc::clone(&counted));
-            Intake::new(sink, tasks.clone(), abort.clone())
+            Intake::new(sink(), tasks.clone(), abort.clone())
         }
     };
     let inbound = Inbound {
@@ -92,7 +102,7 @@ fn message_of(site: &str, lab: &str) -> Bytes {
     format!("MSH|^~\\&|HIS|{site}|LIS|{lab}|20240101||ORM^O01|1|P|2.5\rPID|1\r").into()
 }
 
-impl Many {
+impl<K: Sink> Many<K> {
     /// The code of the reply, and its text.
     async fn send(&self, site: &str, lab: &str) -> (AckCode, String) {
         let message = message_of(site, lab);
@@ -190,4 +200,53 @@ async fn twenty_five_thousand_interfaces_leave_no_task_behind() {
     timeout(LIMIT, many.inbound.tasks.wait()).await.unwrap();
     let each = size_of::<Target<Lane>>();
     assert!(each <= 256, "{each} bytes for an interface");
+}
+
+#[tokio::test]
+async fn an_interface_that_is_gone_is_looked_for_once_more() {
+    let (sender, mut requests) = mpsc::unbounded_channel();
+    let sink = move || TestSink {
+        requests: sender.clone(),
+        room: Arc::new(Semaphore::new(10)),
+    };
+    let many = many_into(&[], |_| Found::There, sink);
+    let gone = || refused(Reason::UnknownInterface, "there is no such interface");
+    let play = async {
+        for answer in [gone(), gone()] {
+            let request: Request = requests.recv().await.unwrap();
+            request.answer(answer);
+        }
+    };
+    let ((code, _), ()) = tokio::join!(many.send("A", "LAB"), play);
+    assert_eq!(code, AckCode::ApplicationError, "it comes and goes");
+    assert_eq!(many.sites.asked.lock().unwrap().len(), 2);
+    let play = async {
+        requests.recv().await.unwrap().answer(gone());
+        requests.recv().await.unwrap().accept(1);
+    };
+    let ((code, _), ()) = tokio::join!(many.send("A", "LAB"), play);
+    assert_eq!(code, AckCode::ApplicationAccept, "it was created again");
+}
+
+#[tokio::test]
+async fn an_interface_that_takes_nothing_leaves_room_for_the_others() {
+    // Nobody is there: whatever is queued stays.
+    let cluster = ordo_client::Cluster::connect(["127.0.0.1:1"]).unwrap();
+    let producer = cluster.producer().start().unwrap();
+    let lane = |interface: &str| Lane {
+        producer: producer.clone(),
+        interface: interface.to_owned(),
+        share: Some(Arc::new(Semaphore::new(SHARE_BYTES))),
+    };
+    let enqueue = async |lane: &Lane, bytes: usize| {
+        let queued = lane.enqueue(Uuid::new_v4(), vec![0; bytes].into());
+        timeout(SILENCE, queued).await
+    };
+    let (stuck, other) = (lane("A"), lane("B"));
+    let half = enqueue(&stuck, SHARE_BYTES / 2).await.unwrap().unwrap();
+    let _rest = enqueue(&stuck, SHARE_BYTES / 2).await.unwrap().unwrap();
+    assert!(enqueue(&stuck, 100).await.is_err());
+    let _large = enqueue(&other, 2 * SHARE_BYTES).await.unwrap().unwrap();
+    drop(half);
+    assert!(enqueue(&stuck, 100).await.is_ok());
 }
