@@ -181,11 +181,10 @@ async fn either_of_a_pair_may_be_killed_and_no_reply_is_lost_and_no_order_broken
     };
     goes_on("orders through both").await;
     // One of the two holds the grant: each is killed once.
-    for place in 0..2 {
-        twins[place].kill();
+    for twin in &mut twins {
+        twin.kill();
         goes_on("orders through the one that is left").await;
-        twins[place].start(&nodes, lab.address());
-        let twin = &twins[place];
+        twin.start(&nodes, lab.address());
         eventually("a gateway to be ready again", async || {
             twin.is_ready().await.then_some(())
         })
