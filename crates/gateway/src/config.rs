@@ -11,13 +11,14 @@
 //! ignored = []                     # fields that may differ in a repetition, as "MSH-7"
 //!
 //! [[send]]                         # MLLP out: one (interface, destination) is one address
-//! interface = "RAD"
+//! interface = "RAD"                # or "in/*": every interface whose name begins so
 //! destination = "default"
 //! address = "127.0.0.1:2576"
 //! match = "strict"                 # MSA-2 is MSH-10; "lenient": cut to 20 characters, blanks around it, empty where
 //!                                  # nothing else can be meant, MSA-1 in lower case; "any": MSA-1 alone counts
 //! # await = "commit"               # CA settles a message; "application": AA, AE or AR does. Else as MSH-15 and MSH-16 ask
 //! connection = "keep"              # between messages; or "per_message"
+//! connections = "each"             # of several interfaces; or "shared": one for all, one message out at a time
 //!
 //! [inbound]                        # these and the following are the defaults
 //! connections = 100                # on each address
@@ -36,7 +37,28 @@
 //! repeats_max = 5                  # a message that was sent again so often without an answer is told as an error
 //! ```
 //!
-//! Beside these: `allow_plaintext = true`, without which every MLLP address must be on loopback, and `shutdown_ms`
+//! One address may take messages for many interfaces; then each message says for which it is:
+//!
+//! ```toml
+//! [[listen]]
+//! address = "127.0.0.1:2575"
+//! interface = "in/{MSH-4}.{MSH-6}" # fields of MSH, or their components as {MSH-4.1}
+//! unknown = "refuse"               # an interface that does not exist; or { template = "in/like", cap = 500 }: it is
+//!                                  # created like that one, until there are so many that begin as these do ("in/")
+//!
+//! [listen.names]                   # what the fields make, where that is not the interface's name
+//! "in/WARD 3.LAB" = "in/ward-3"
+//! ```
+//!
+//! Fields whose bytes can't stand in a name (`A-Z a-z 0-9 . _ / -`) make none, unless the table has what they make, and
+//! nor do fields that are empty or hold a character of the text between two of them: those messages are rejected, and the
+//! reply names the field. Nothing is rewritten, so two senders never fall together. How many connections such an address
+//! takes is `inbound.connections`.
+//!
+//! An interface that begins to exist is taken up by a `[[send]]` for `"in/*"` within 10 s.
+//!
+//! Beside these: `http = "127.0.0.1:9120"`, where `/healthz`, `/readyz` and `/metrics` are (by default nowhere);
+//! `allow_plaintext = true`, without which every MLLP address must be on loopback, and `shutdown_ms`
 //! (10,000), how long messages in flight may take to finish when the gateway stops; `state`, a folder of this gateway's
 //! own in which its list of refused messages survives a restart; without one the list ends with the process.
 //!
@@ -53,6 +75,7 @@
 mod check;
 mod read;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -72,6 +95,8 @@ pub struct GatewayConfig {
     pub cluster: Vec<String>,
     /// Says that MLLP off loopback, which is always plaintext, is meant.
     pub allow_plaintext: bool,
+    /// Where `/healthz`, `/readyz` and `/metrics` are; port 0 takes a free one.
+    pub http: Option<SocketAddr>,
     /// Where messages come in.
     pub listen: Vec<ListenConfig>,
     /// Where messages go out.
@@ -91,20 +116,26 @@ pub struct GatewayConfig {
 pub struct ListenConfig {
     /// Where to listen; port 0 takes a free one.
     pub address: SocketAddr,
-    /// The interface that everything received there belongs to.
+    /// The interface that everything received there belongs to, or a template by which each message says for which it
+    /// is: `{MSH-4}.{MSH-6}`.
     pub interface: String,
     /// How its messages are read.
     pub messages: MessageConfig,
+    /// Of a template: the interfaces of those whose fields make something else than its name.
+    pub names: BTreeMap<String, String>,
+    /// Of a template: what becomes of messages for an interface that does not exist.
+    pub unknown: Unknown,
 }
 
 impl ListenConfig {
-    /// A listening address whose messages are read as usual.
-    #[must_use]
+    /// An address for one interface, or for those of a template, with everything else at its default.
     pub fn new(address: SocketAddr, interface: impl Into<String>) -> Self {
         Self {
             address,
             interface: interface.into(),
             messages: MessageConfig::default(),
+            names: BTreeMap::new(),
+            unknown: Unknown::Refuse,
         }
     }
 }
@@ -177,10 +208,26 @@ impl fmt::Display for FieldName {
     }
 }
 
+/// What becomes of messages for an interface that does not exist.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Unknown {
+    /// They are rejected.
+    #[default]
+    Refuse,
+    /// It is created.
+    Create {
+        /// The interface whose configuration it gets, but that it is not paused.
+        template: String,
+        /// Nothing is created any more once the cluster has so many interfaces whose names begin as those of the listener
+        /// do. Two gateways that create at the same moment may pass it by one or two.
+        cap: usize,
+    },
+}
+
 /// One receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendConfig {
-    /// The interface whose messages it gets.
+    /// The interface whose messages it gets, or, with a `*` at the end, what the names of several begin with.
     pub interface: String,
     /// The destination it is on that interface.
     pub destination: String,
@@ -192,6 +239,16 @@ pub struct SendConfig {
     pub awaits: Option<Await>,
     /// How long a connection is kept.
     pub connection: ConnectionUse,
+    /// How the messages of several interfaces get there.
+    pub connections: Connections,
+}
+
+impl SendConfig {
+    /// What the interfaces' names begin with, where it is for several.
+    #[must_use]
+    pub fn prefix(&self) -> Option<&str> {
+        self.interface.strip_suffix('*')
+    }
 }
 
 /// When a reply is taken for one to a message.
@@ -227,6 +284,17 @@ pub enum ConnectionUse {
     Keep,
     /// Until its message is settled.
     PerMessage,
+}
+
+/// How the messages of several interfaces get to one receiver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Connections {
+    /// Each interface has a connection of its own.
+    #[default]
+    Each,
+    /// All share one; one message is out at a time.
+    Shared,
 }
 
 /// How senders are treated.
@@ -274,6 +342,7 @@ impl Default for SendConfig {
             matching: Match::default(),
             awaits: None,
             connection: ConnectionUse::default(),
+            connections: Connections::default(),
         }
     }
 }
@@ -283,6 +352,7 @@ impl Default for GatewayConfig {
         Self {
             cluster: Vec::new(),
             allow_plaintext: false,
+            http: None,
             listen: Vec::new(),
             send: Vec::new(),
             inbound: InboundConfig::default(),

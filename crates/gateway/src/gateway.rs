@@ -6,18 +6,26 @@ use std::sync::Arc;
 
 use ordo_client::{Cluster, Consumer, Producer};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{ConfigErrors, GatewayConfig, ListenConfig};
-use crate::inbound::{Inbound, Intake, Lane, ReplyIds, Warnings};
-use crate::outbound::Outbound;
+use crate::inbound::{
+    ClusterDirectory, Crowd, Inbound, Intake, Lane, Lanes, ReplyIds, Route, SHARE_BYTES, Target,
+    Warnings,
+};
+use crate::metrics::Metrics;
+use crate::outbound::{Many, Outbound};
 use crate::refusals::Refusals;
+use crate::template::Template;
+use crate::watch::{Standing, watch};
 
 /// The name under which people see a gateway's consumer.
 const NAME: &str = "gateway";
+/// What may be on its way from an address for many interfaces, in bytes: the shares of 256 of them.
+const MANY_BYTES_MAX: usize = 256 * SHARE_BYTES;
 
 /// Why a gateway can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +52,14 @@ pub enum StartError {
         /// Why.
         error: std::io::Error,
     },
+    /// It can't listen on the address of its pages.
+    #[error("http: can't listen on {address}: {error}")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
     /// The client library refuses a setting.
     #[error(transparent)]
     Client(#[from] ordo_client::ConfigError),
@@ -55,6 +71,9 @@ pub enum StartError {
 /// whoever had no answer.
 pub struct Gateway {
     listening: Vec<SocketAddr>,
+    http: Option<SocketAddr>,
+    standing: Arc<Standing>,
+    metrics: Metrics,
     producers: Vec<Producer>,
     consumer: Option<Arc<Consumer>>,
     shutdown_max: std::time::Duration,
@@ -63,6 +82,8 @@ pub struct Gateway {
     stop: CancellationToken,
     /// Nothing is waited for any more.
     abort: CancellationToken,
+    /// Nothing is told any more of how it stands.
+    ended: CancellationToken,
 }
 
 impl Gateway {
@@ -84,34 +105,37 @@ impl Gateway {
         for listen in &config.listen {
             listeners.push(bind(listen).await?);
         }
+        let pages = match config.http {
+            None => None,
+            Some(address) => Some(bind_pages(address).await?),
+        };
         let mut gateway = Self {
             listening: listeners.iter().map(|(_, address)| *address).collect(),
+            http: pages.as_ref().map(|(_, address)| *address),
+            standing: Arc::new(Standing::new()),
+            metrics: Metrics::new(),
             producers: Vec::new(),
             consumer: None,
             shutdown_max: config.shutdown,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
+            ended: CancellationToken::new(),
         };
+        gateway.tell_how_it_stands(cluster, pages.map(|(listener, _)| listener));
         let reply_ids = Arc::new(ReplyIds::new());
         for (listen, (listener, address)) in config.listen.iter().zip(listeners) {
-            // A producer of its own, so that an interface that is paused can't fill the queue of another.
-            let producer = cluster.producer().start()?;
-            gateway.producers.push(producer.clone());
             let interface = listen.interface.clone();
-            let lane = Lane {
-                producer,
-                interface: interface.clone(),
-            };
             tracing::info!(interface, %address, "MLLP listener");
             let inbound = Arc::new(Inbound {
                 interface,
                 limits: config.inbound.clone(),
                 messages: listen.messages.clone(),
                 refusals: refusals.clone(),
-                intake: Intake::new(lane, gateway.tasks.clone(), gateway.abort.clone()),
+                lanes: gateway.lanes(listen, cluster)?,
+                crowd: Crowd::new(config.inbound.connections),
+                metrics: gateway.metrics.clone(),
                 reply_ids: Arc::clone(&reply_ids),
-                turned_away: watch::Sender::new(None),
                 warnings: Warnings::default(),
                 stop: gateway.stop.clone(),
                 abort: gateway.abort.clone(),
@@ -121,6 +145,56 @@ impl Gateway {
         }
         gateway.start_senders(&config, cluster)?;
         Ok(gateway)
+    }
+
+    /// Where the messages of a listening address are handed over.
+    fn lanes(
+        &mut self,
+        listen: &ListenConfig,
+        cluster: &Cluster,
+    ) -> Result<Lanes<Lane>, StartError> {
+        let (tasks, abort) = (self.tasks.clone(), self.abort.clone());
+        let Ok(template) = Template::parse(&listen.interface) else {
+            // A producer of its own, so that an interface that is paused can't fill the queue of another.
+            let producer = cluster.producer().start()?;
+            self.producers.push(producer.clone());
+            let interface = listen.interface.clone();
+            let lane = Lane {
+                producer,
+                interface: interface.clone(),
+                share: None,
+            };
+            let intake = Intake::new(lane, tasks, abort);
+            return Ok(Lanes::One(Arc::new(Target { interface, intake })));
+        };
+        let producer = cluster.producer().queue_bytes_max(MANY_BYTES_MAX).start()?;
+        self.producers.push(producer.clone());
+        let open = move |interface: &str| {
+            let lane = Lane {
+                producer: producer.clone(),
+                interface: interface.to_owned(),
+                share: Some(Arc::new(Semaphore::new(SHARE_BYTES))),
+            };
+            Intake::new(lane, tasks.clone(), abort.clone())
+        };
+        let prefix = template.prefix().to_owned();
+        let directory = ClusterDirectory::new(cluster.admin(), listen.unknown.clone(), prefix);
+        let route = Route::new(template, listen.names.clone());
+        Ok(Lanes::many(route, directory, open))
+    }
+
+    fn tell_how_it_stands(&self, cluster: &Cluster, pages: Option<TcpListener>) {
+        if let Some(listener) = pages {
+            tokio::spawn(crate::http::serve(
+                listener,
+                self.metrics.clone(),
+                Arc::clone(&self.standing),
+                self.ended.clone(),
+            ));
+        }
+        let standing = Arc::clone(&self.standing);
+        let (cluster, metrics, ended) = (cluster.clone(), self.metrics.clone(), self.ended.clone());
+        tokio::spawn(async move { watch(&standing, &cluster, &metrics, &ended).await });
     }
 
     fn start_senders(
@@ -144,7 +218,25 @@ impl Gateway {
                 address = to.address,
                 "MLLP sender"
             );
-            let outbound = Outbound::new(to.clone(), config.outbound.clone(), self.stop.clone());
+            if to.prefix().is_some() {
+                let many = Many {
+                    to: to.clone(),
+                    limits: config.outbound.clone(),
+                    metrics: self.metrics.clone(),
+                    admin: cluster.admin(),
+                    stop: self.stop.clone(),
+                    abort: self.abort.clone(),
+                    tasks: self.tasks.clone(),
+                };
+                self.tasks.spawn(many.run(Arc::clone(&consumer)));
+                continue;
+            }
+            let outbound = Outbound::new(
+                to.clone(),
+                config.outbound.clone(),
+                self.metrics.clone(),
+                self.stop.clone(),
+            );
             let (consumer, abort) = (Arc::clone(&consumer), self.abort.clone());
             self.tasks.spawn(async move {
                 tokio::select! {
@@ -163,9 +255,16 @@ impl Gateway {
         &self.listening
     }
 
+    /// Where `/healthz`, `/readyz` and `/metrics` are, where they were asked for.
+    #[must_use]
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
     /// Stops: takes no new connections, frames or deliveries, finishes the message in flight on every connection (as
     /// long as [`GatewayConfig::shutdown`] allows; then it is cut off), and gives the grants back.
     pub async fn shutdown(self) {
+        self.standing.stop();
         self.stop.cancel();
         self.tasks.close();
         if timeout(self.shutdown_max, self.tasks.wait()).await.is_err() {
@@ -195,6 +294,7 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.stop.cancel();
         self.abort.cancel();
+        self.ended.cancel();
     }
 }
 
@@ -217,4 +317,16 @@ async fn bind(listen: &ListenConfig) -> Result<(TcpListener, SocketAddr), StartE
         address: listen.address,
         error,
     })
+}
+
+async fn bind_pages(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let bound = listener.local_addr()?;
+        tracing::info!(address = %bound, "health and metrics");
+        Ok((listener, bound))
+    };
+    bound
+        .await
+        .map_err(|error| StartError::Http { address, error })
 }

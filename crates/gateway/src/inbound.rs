@@ -1,4 +1,4 @@
-//! MLLP in: one listening address is one interface.
+//! MLLP in: one listening address is one interface, or each message says for which it is (see [`route`]).
 //!
 //! # One message at a time
 //! A connection has one message in flight: its next frame is taken up only after the reply to the last was written.
@@ -23,39 +23,43 @@
 //!
 //! # What ends a connection
 //! Framing errors after which nothing can be understood (after one error reply, where the broken frame's header is
-//! whole), a frame that does not end in time, idleness (an hour, or 10 s while others are turned away), a peer that does
-//! not take its reply, too many connections.
+//! whole), a frame that does not end in time, idleness (an hour, or a second where another connection needs the place, see
+//! [`crowd`]), a peer that does not take its reply. One connection more than allowed is closed at once where none of the
+//! others is idle.
 
 mod answer;
 mod batch;
+mod crowd;
 mod identity;
 mod intake;
 mod replies;
+mod route;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::intake::{Intake, Lane, Sink};
+pub(crate) use self::crowd::Crowd;
+pub(crate) use self::intake::{Intake, Lane, SHARE_BYTES, Sink};
 pub(crate) use self::replies::ReplyIds;
+pub(crate) use self::route::{ClusterDirectory, Lanes, Route, Target};
+
+use self::crowd::Place;
 
 use self::answer::Peer;
 use crate::config::{InboundConfig, MessageConfig};
 use crate::connection::{Connection, ReadError, WriteError};
+use crate::metrics::{Direction, Metrics};
 use crate::refusals::Refusals;
 
 /// The pause after `accept` failed. Descriptors come back as connections end, not by asking at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection on which no frame has begun for so long is closed when there is no room for another: whoever connects
-/// and says nothing can't keep the others out.
-const IDLE_WHEN_FULL: Duration = Duration::from_secs(10);
 /// Warnings about what peers do that are logged in a [`WARNINGS_PERIOD`], of each listener. A flood is told by its
 /// beginning and its number.
 const WARNINGS_MAX: u32 = 20;
@@ -63,14 +67,15 @@ const WARNINGS_PERIOD: Duration = Duration::from_secs(10);
 
 /// Everything the connections of one listening address share.
 pub(crate) struct Inbound<K> {
+    /// What people know the address by: its interface, or the template of those of its messages.
     pub(crate) interface: String,
     pub(crate) limits: InboundConfig,
     pub(crate) messages: MessageConfig,
     pub(crate) refusals: Refusals,
-    pub(crate) intake: Intake<K>,
+    pub(crate) lanes: Lanes<K>,
+    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) metrics: Metrics,
     pub(crate) reply_ids: Arc<ReplyIds>,
-    /// When a connection was closed last because there was no room.
-    pub(crate) turned_away: watch::Sender<Option<Instant>>,
     pub(crate) warnings: Warnings,
     /// No new connection, no new frame.
     pub(crate) stop: CancellationToken,
@@ -123,7 +128,6 @@ impl Warnings {
 impl<K: Sink> Inbound<K> {
     /// Accepts connections until it is stopped.
     pub(crate) async fn listen(self: Arc<Self>, listener: TcpListener) {
-        let room = Arc::new(Semaphore::new(self.limits.connections));
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -137,8 +141,8 @@ impl<K: Sink> Inbound<K> {
                     continue;
                 }
             };
-            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-                self.turned_away.send_replace(Some(Instant::now()));
+            let Some(place) = self.crowd.enter() else {
+                self.metrics.refused(&self.interface, "CONNECTIONS");
                 if self.warnings.may_warn(&self.interface) {
                     let limit = self.limits.connections;
                     tracing::warn!(interface = self.interface, %peer, limit, "MLLP connections are at their limit: another was closed at once");
@@ -150,20 +154,27 @@ impl<K: Sink> Inbound<K> {
             }
             let inbound = Arc::clone(&self);
             self.tasks.spawn(async move {
+                let _open = inbound
+                    .metrics
+                    .connection(Direction::In, &inbound.interface);
+                let stream = place.watch(stream);
                 let connection = Connection::new(stream, inbound.limits.payload_bytes)
                     .with_frame_end(inbound.limits.frame_end);
                 tokio::select! {
                     () = inbound.abort.cancelled() => {}
-                    () = inbound.serve(connection, &peer) => {}
+                    () = inbound.serve(connection, &peer, &place) => {}
                 }
-                drop(permit);
             });
         }
     }
 
     /// Answers one connection until it ends.
-    pub(crate) async fn serve<S>(&self, mut connection: Connection<S>, peer: Peer<'_>)
-    where
+    pub(crate) async fn serve<S>(
+        &self,
+        mut connection: Connection<S>,
+        peer: Peer<'_>,
+        place: &Place,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let interface = self.interface.as_str();
@@ -172,17 +183,20 @@ impl<K: Sink> Inbound<K> {
             let read = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                read = connection.read(self.idle(), self.limits.frame) => read,
+                read = connection.read(place.idle(self.limits.idle), self.limits.frame) => read,
             };
             let replies = match read {
-                Ok(Some(payload)) => tokio::select! {
-                    biased;
-                    replies = self.answer(&payload, peer) => replies,
-                    () = connection.gone(self.limits.frame) => {
-                        tracing::debug!(interface, %peer, "the sender left before its reply");
-                        return;
+                Ok(Some(payload)) => {
+                    place.busy();
+                    tokio::select! {
+                        biased;
+                        replies = self.answer(&payload, peer) => replies,
+                        () = connection.gone(self.limits.frame) => {
+                            tracing::debug!(interface, %peer, "the sender left before its reply");
+                            return;
+                        }
                     }
-                },
+                }
                 Ok(None) => break,
                 Err(error @ ReadError::Frame(_)) if connection.is_understood() => {
                     self.answer_broken(connection.broken_frame(), peer, &error)
@@ -203,18 +217,6 @@ impl<K: Sink> Inbound<K> {
         connection.close().await;
     }
 
-    /// Waits until a connection has been idle for too long.
-    async fn idle(&self) {
-        let begun = Instant::now();
-        let mut turned_away = self.turned_away.subscribe();
-        let crowded =
-            turned_away.wait_for(|last| last.is_some_and(|last| last >= begun + IDLE_WHEN_FULL));
-        tokio::select! {
-            () = sleep(self.limits.idle) => {}
-            _ = crowded => {}
-        }
-    }
-
     /// Replies to a frame that broke, where it says whom to reply to, and closes the connection.
     async fn end_broken<S>(&self, mut connection: Connection<S>, peer: Peer<'_>, error: &ReadError)
     where
@@ -227,6 +229,7 @@ impl<K: Sink> Inbound<K> {
                 connection.close().await;
             }
             ReadError::Slow(_) | ReadError::Frame(_) => {
+                self.metrics.refused(interface, "FRAMING");
                 if self.warnings.may_warn(interface) {
                     tracing::warn!(interface, %peer, %error, "MLLP connection is closed");
                 }

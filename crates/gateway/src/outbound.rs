@@ -1,4 +1,4 @@
-//! MLLP out: one (interface, destination) is one receiver's address.
+//! MLLP out: one (interface, destination) is one receiver's address, or all with one prefix are (see [`many`]).
 //!
 //! One message is on its way at a time, in sequence order, on one connection that is kept between messages. What the
 //! receiver makes of it decides the answer to the cluster:
@@ -21,27 +21,34 @@
 
 mod expect;
 mod link;
+mod many;
 mod memory;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use ordo_client::{
-    Answer, ConsumeError, Consumer, Content, Delivery, Position, SubscribeTo, Subscription,
+    Answer, ConsumeError, Consumer, Content, Delivery, Position, SubscribeTo, Subscription, Uuid,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::many::Many;
 
 use self::link::{Heard, Link};
 use self::memory::{Note, Said};
 use crate::ack::{AckCode, Verdict};
 use crate::backoff::Backoff;
 use crate::config::{OutboundConfig, SendConfig};
+use crate::metrics::{Direction, Metrics, Open, Waiting};
 
 /// Deliveries asked for at once: enough that the next is at hand, few enough that their payloads take little memory.
 const CREDITS: u32 = 16;
 /// The pauses before a subscription that the cluster ended is tried again.
 const RESUBSCRIBE_MIN: Duration = Duration::from_secs(1);
 const RESUBSCRIBE_MAX: Duration = Duration::from_secs(30);
+/// How long after its pause a message that was not settled is counted as waiting here.
+const COMES_AGAIN_WITHIN: Duration = Duration::from_secs(10);
 /// What is told where the cluster has not been heard of for so long that the grant may be another's.
 const REVOKED: &str = "given up: the grant may be another consumer's by now";
 
@@ -54,6 +61,14 @@ struct Tries {
     repeats: u32,
 }
 
+/// A message that was sent and is not settled.
+struct Unsettled {
+    sequence: u64,
+    /// The receiver gave no answer to the last try.
+    unanswered: bool,
+    waiting: Waiting,
+}
+
 /// What goes to one receiver.
 pub(crate) struct Outbound {
     to: SendConfig,
@@ -63,12 +78,27 @@ pub(crate) struct Outbound {
     repeats_max: u32,
     /// The message that was told to be committed and unanswered.
     unanswered: Option<Position>,
+    metrics: Metrics,
+    /// By interface: the message that was sent and is not settled.
+    unsettled: HashMap<Uuid, Unsettled>,
+    /// What connections are counted under, and the one that is open.
+    name: String,
+    open: Option<Open>,
     stop: CancellationToken,
 }
 
 impl Outbound {
-    pub(crate) fn new(to: SendConfig, limits: OutboundConfig, stop: CancellationToken) -> Self {
+    pub(crate) fn new(
+        to: SendConfig,
+        limits: OutboundConfig,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
+            metrics,
+            unsettled: HashMap::new(),
+            name: to.interface.clone(),
+            open: None,
             unavailable: Backoff::new(limits.pause_min, limits.pause_max),
             pause_min: limits.pause_min,
             repeats_max: limits.repeats_max,
@@ -129,6 +159,7 @@ impl Outbound {
                 // Notices a receiver that closes an idle connection, so that the next message goes out on a new one.
                 () = self.link.watch() => {
                     self.tell_notes();
+                    self.count_connection();
                     continue;
                 }
             };
@@ -189,6 +220,8 @@ impl Outbound {
             }
         };
         let position = delivery.position();
+        self.begin(position);
+        let begin = Instant::now();
         let heard = tokio::select! {
             biased;
             heard = self.link.deliver(position, &message.payload, delivery.begin()) => Some(heard),
@@ -203,7 +236,71 @@ impl Outbound {
             attempts: delivery.attempts(),
             repeats: delivery.repeats(),
         };
-        self.judge(heard, position, tries)
+        self.count(&heard, begin.elapsed());
+        let answer = self.judge(heard, position, tries);
+        self.end(position, &answer);
+        answer
+    }
+
+    /// Notes that a message is sent, perhaps once more.
+    fn begin(&mut self, position: Position) {
+        let interface = self.to.interface.as_str();
+        let (of, sequence) = (position.interface_id, position.sequence);
+        match self.unsettled.get_mut(&of) {
+            Some(earlier) if earlier.sequence == sequence => {
+                earlier.waiting.goes_on();
+                if earlier.unanswered {
+                    self.metrics.repeated(interface);
+                }
+            }
+            _ => {
+                let unsettled = Unsettled {
+                    sequence,
+                    unanswered: false,
+                    waiting: self.metrics.waiting(Direction::Out, interface),
+                };
+                self.unsettled.insert(of, unsettled);
+            }
+        }
+    }
+
+    /// Counts what was heard.
+    fn count(&mut self, heard: &Heard, took: Duration) {
+        self.count_connection();
+        let interface = self.to.interface.as_str();
+        match heard {
+            Heard::Said(_) => self.metrics.acknowledged(interface, took),
+            Heard::Unsendable { .. } => {}
+            Heard::Nothing { .. } | Heard::Unanswered { .. } => self.metrics.unavailable(interface),
+        }
+    }
+
+    /// Notes what became of a message that was sent. One that comes again does so after a pause; where it does not, it is
+    /// another gateway's by then.
+    fn end(&mut self, position: Position, answer: &Answer) {
+        let of = position.interface_id;
+        let (after, unanswered) = match answer {
+            Answer::Ack | Answer::Reject { .. } => {
+                self.unsettled.remove(&of);
+                return;
+            }
+            Answer::Retry { after, .. } => (*after, false),
+            Answer::Unavailable { after, .. } => (*after, true),
+        };
+        if let Some(unsettled) = self.unsettled.get_mut(&of) {
+            unsettled.unanswered = unanswered;
+            unsettled.waiting.ends_after(after + COMES_AGAIN_WITHIN);
+        }
+    }
+
+    fn count_connection(&mut self) {
+        match self.link.is_open() {
+            false => self.open = None,
+            true if self.open.is_none() => {
+                self.open = Some(self.metrics.connection(Direction::Out, &self.name));
+            }
+            true => {}
+        }
     }
 
     /// What the cluster is told of what was heard. The receiver's own words go there, to be kept with the message, and

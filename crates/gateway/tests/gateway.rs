@@ -403,6 +403,7 @@ impl Side {
         let delivery = |(content, sequence)| Delivery {
             sequence,
             attempts: 0,
+            repeats: 0,
             content: Some(content),
         };
         let deliveries = contents

@@ -8,6 +8,7 @@ mod corruption;
 mod damage;
 mod disk;
 mod frozen_worker;
+mod gateways;
 mod hl7;
 mod kill;
 mod membership;

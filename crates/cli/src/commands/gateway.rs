@@ -27,12 +27,16 @@ pub struct Args {
     /// The gateway's configuration (TOML).
     #[arg(long, short, value_name = "FILE", required_unless_present_any = ["listen", "send"])]
     config: Option<PathBuf>,
-    /// Listen for MLLP; what comes in belongs to the interface. Added to those of the file.
+    /// Listen for MLLP; what comes in belongs to the interface, or to that which its header names where this is a
+    /// template, as {MSH-4}.{MSH-6}. Added to those of the file.
     #[arg(long, value_name = "INTERFACE=ADDR", value_parser = listen)]
     listen: Vec<ListenConfig>,
-    /// Deliver the interface's messages over MLLP. Added to those of the file.
+    /// Deliver the interface's messages over MLLP, or those of all whose names begin so where it ends in *. Added to those of the file.
     #[arg(long, value_name = "INTERFACE[@DESTINATION]=ADDR", value_parser = send)]
     send: Vec<SendConfig>,
+    /// Show /healthz, /readyz and /metrics there. Takes the place of the file's.
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
     /// Allow MLLP, which is never encrypted, off loopback.
     #[arg(long)]
     allow_plaintext: bool,
@@ -121,6 +125,7 @@ pub async fn run(global: &Global, args: Args) -> Result<()> {
     };
     config.listen.extend(args.listen);
     config.send.extend(args.send);
+    config.http = args.http.or(config.http);
     config.allow_plaintext |= args.allow_plaintext;
     config
         .check()

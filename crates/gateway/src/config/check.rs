@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{GatewayConfig, Problem};
+use super::{GatewayConfig, ListenConfig, Problem, SendConfig, Unknown};
+use crate::template::{NAME_BYTES_MAX, Template, is_name_byte};
 
 /// As the cluster allows them.
 const NAME_ALLOWED: &str = "1 to 255 bytes of A-Z a-z 0-9 . _ / -";
-const NAME_BYTES_MAX: usize = 255;
 const PLAINTEXT_ALLOWED: &str =
     "a loopback address: MLLP is not encrypted; where that is meant, set allow_plaintext = true";
 /// No interface may allow a larger payload.
 const PAYLOAD_BYTES: std::ops::RangeInclusive<usize> = 1_024..=16 * 1024 * 1024;
 const REPEATS: std::ops::RangeInclusive<usize> = 1..=1_000_000;
+/// Interfaces that a listener may let come into being.
+const CAP: std::ops::RangeInclusive<usize> = 1..=1_000_000;
 const CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=10_000;
 
 impl GatewayConfig {
@@ -47,7 +49,7 @@ impl GatewayConfig {
         for (i, listen) in self.listen.iter().enumerate() {
             let key = |name: &str| format!("listen[{i}].{name}");
             let address = listen.address;
-            check_name(key("interface"), &listen.interface, problems);
+            check_interfaces(&key, listen, problems);
             if !self.allow_plaintext && !address.ip().is_loopback() {
                 problems.push(Problem::new(
                     key("address"),
@@ -64,10 +66,14 @@ impl GatewayConfig {
     }
 
     fn check_send(&self, problems: &mut Vec<Problem>) {
-        let mut seen = BTreeSet::new();
         for (i, send) in self.send.iter().enumerate() {
             let key = |name: &str| format!("send[{i}].{name}");
-            check_name(key("interface"), &send.interface, problems);
+            match send.prefix() {
+                // Everything.
+                Some("") => {}
+                Some(prefix) => check_name(key("interface"), prefix, problems),
+                None => check_name(key("interface"), &send.interface, problems),
+            }
             check_name(key("destination"), &send.destination, problems);
             if !is_address(&send.address) {
                 let found = format!("{:?}", send.address);
@@ -80,7 +86,8 @@ impl GatewayConfig {
                 let found = format!("{:?}", send.address);
                 problems.push(Problem::new(key("address"), found, PLAINTEXT_ALLOWED));
             }
-            if !seen.insert((&send.interface, &send.destination)) {
+            let earlier = &self.send[..i];
+            if earlier.iter().any(|other| overlap(other, send)) {
                 let found = format!(
                     "{:?}, which another [[send]] has for this interface",
                     send.destination
@@ -147,9 +154,52 @@ impl GatewayConfig {
     }
 }
 
+/// The interface of an address, or those that messages name.
+fn check_interfaces(
+    key: &dyn Fn(&str) -> String,
+    listen: &ListenConfig,
+    problems: &mut Vec<Problem>,
+) {
+    if !Template::is_meant(&listen.interface) {
+        check_name(key("interface"), &listen.interface, problems);
+        let allowed = "only with an interface that is a template, as \"{MSH-4}.{MSH-6}\"";
+        if !listen.names.is_empty() {
+            problems.push(Problem::new(key("names"), "given", allowed));
+        }
+        if listen.unknown != Unknown::Refuse {
+            problems.push(Problem::new(key("unknown"), "given", allowed));
+        }
+        return;
+    }
+    if let Err(allowed) = Template::parse(&listen.interface) {
+        let found = format!("{:?}", listen.interface);
+        problems.push(Problem::new(key("interface"), found, allowed));
+    }
+    for (made, name) in &listen.names {
+        check_name(key(&format!("names.{made:?}")), name, problems);
+    }
+    if let Unknown::Create { template, cap } = &listen.unknown {
+        check_name(key("unknown.template"), template, problems);
+        if !CAP.contains(cap) {
+            let allowed = format!("a number from {} to {}", CAP.start(), CAP.end());
+            problems.push(Problem::new(key("unknown.cap"), cap.to_string(), allowed));
+        }
+    }
+}
+
+/// Whether two receivers would be the same destination of the same interface.
+fn overlap(one: &SendConfig, other: &SendConfig) -> bool {
+    let interfaces = match (one.prefix(), other.prefix()) {
+        (Some(one), Some(other)) => one.starts_with(other) || other.starts_with(one),
+        (Some(prefix), None) => other.interface.starts_with(prefix),
+        (None, Some(prefix)) => one.interface.starts_with(prefix),
+        (None, None) => one.interface == other.interface,
+    };
+    interfaces && one.destination == other.destination
+}
+
 fn check_name(key: String, name: &str, problems: &mut Vec<Problem>) {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._/-".contains(&byte);
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(allowed) {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_name_byte) {
         problems.push(Problem::new(key, format!("{name:?}"), NAME_ALLOWED));
     }
 }

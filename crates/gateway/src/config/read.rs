@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Value};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{
     ConfigErrors, FieldName, GatewayConfig, ListenConfig, MessageConfig, Problem, SendConfig,
+    Unknown,
 };
 use crate::charset::Charset;
 
@@ -17,6 +19,8 @@ const ADDRESS_ALLOWED: &str = "an IP address and port, as \"127.0.0.1:2575\"";
 const MATCH_ALLOWED: &str = "\"strict\", \"lenient\" or \"any\"";
 const AWAIT_ALLOWED: &str = "\"commit\" or \"application\"";
 const CONNECTION_ALLOWED: &str = "\"keep\" or \"per_message\"";
+const UNKNOWN_ALLOWED: &str =
+    "\"refuse\" or { template = \"the name of an interface\", cap = a number }";
 const TIME_ALLOWED: &str = "a number of milliseconds";
 const CHARSET_ALLOWED: &str =
     "the name of a character set but UTF-16, as \"ISO IR87\", \"8859/1\" or \"Shift_JIS\"";
@@ -44,6 +48,7 @@ pub(super) fn read(text: &str) -> Result<(GatewayConfig, Vec<Problem>), ConfigEr
     );
     table.set_time("shutdown_ms", &mut config.shutdown);
     let state: Option<PathBuf> = table.take_as("state", "the path of a folder");
+    config.http = table.take_as("http", ADDRESS_ALLOWED);
     let listen = table.tables("listen");
     let send = table.tables("send");
     let inbound = table.table("inbound");
@@ -55,14 +60,20 @@ pub(super) fn read(text: &str) -> Result<(GatewayConfig, Vec<Problem>), ConfigEr
     for (i, (path, values)) in listen.into_iter().enumerate() {
         let mut table = Table::new(path, values, &mut problems);
         let address = table.required("address", ADDRESS_ALLOWED);
-        let interface = table.required("interface", "the name of an interface");
-        let messages = read_messages(&mut table);
+        let interface: Option<String> = table.required("interface", "the name of an interface");
+        let mut listen = ListenConfig::new(
+            address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
+            interface.unwrap_or_else(|| format!("-{i}")),
+        );
+        let names_allowed = "a table from what the fields make to the name of an interface";
+        table.set("names", &mut listen.names, names_allowed);
+        listen.unknown = match table.take_as("unknown", UNKNOWN_ALLOWED) {
+            None | Some(UnknownValue::Word(Word::Refuse)) => Unknown::Refuse,
+            Some(UnknownValue::Create { template, cap }) => Unknown::Create { template, cap },
+        };
+        listen.messages = read_messages(&mut table);
         table.finish();
-        config.listen.push(ListenConfig {
-            address: address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
-            interface: interface.unwrap_or_else(|| format!("-{i}")),
-            messages,
-        });
+        config.listen.push(listen);
     }
     for (i, (path, values)) in send.into_iter().enumerate() {
         let mut table = Table::new(path, values, &mut problems);
@@ -74,6 +85,8 @@ pub(super) fn read(text: &str) -> Result<(GatewayConfig, Vec<Problem>), ConfigEr
         table.set("match", &mut send.matching, MATCH_ALLOWED);
         table.set("await", &mut send.awaits, AWAIT_ALLOWED);
         table.set("connection", &mut send.connection, CONNECTION_ALLOWED);
+        let connections_allowed = "\"each\" or \"shared\"";
+        table.set("connections", &mut send.connections, connections_allowed);
         table.finish();
         config.send.push(SendConfig {
             interface: interface.unwrap_or_else(|| format!("-{i}")),
@@ -134,6 +147,20 @@ fn read_messages(table: &mut Table<'_>) -> MessageConfig {
         }
     }
     messages
+}
+
+/// `unknown` of a listener, as it is written.
+#[derive(Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum UnknownValue {
+    Word(Word),
+    Create { template: String, cap: usize },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Refuse,
 }
 
 /// One table of the file; what is left of it at the end is not a key of the configuration.

@@ -7,6 +7,7 @@ cluster = ["127.0.0.1:7400", "localhost:7410"]
 allow_plaintext = true
 shutdown_ms = 500
 state = "/var/lib/ordo-gateway"
+http = "127.0.0.1:9120"
 
 [[listen]]
 address = "0.0.0.0:2575"
@@ -20,6 +21,14 @@ ignored = ["MSH-7", "NTE-3"]
 address = "127.0.0.1:2576"
 interface = "lab/CHEM"
 
+[[listen]]
+address = "127.0.0.1:2577"
+interface = "in/{MSH-4.1}.{MSH-6}"
+unknown = { template = "in/like", cap = 500 }
+
+[listen.names]
+"in/WARD 3.LAB" = "in/ward-3"
+
 [[send]]
 interface = "RAD"
 address = "lab.example:2577"
@@ -31,6 +40,11 @@ address = "[::1]:2578"
 match = "lenient"
 await = "application"
 connection = "per_message"
+
+[[send]]
+interface = "in/*"
+address = "[::1]:2579"
+connections = "shared"
 
 [inbound]
 connections = 3
@@ -78,9 +92,24 @@ fn every_key_is_read() {
         matching: Match::Lenient,
         awaits: Some(Await::Application),
         connection: ConnectionUse::PerMessage,
+        connections: Connections::Each,
     };
     assert_eq!(config.send[1], archive);
     assert_eq!(config.shutdown, Duration::from_millis(500));
+    assert_eq!(config.http, "127.0.0.1:9120".parse().ok());
+    let many = &config.listen[2];
+    assert_eq!(many.interface, "in/{MSH-4.1}.{MSH-6}");
+    let name = ("in/WARD 3.LAB".to_owned(), "in/ward-3".to_owned());
+    assert_eq!(many.names, BTreeMap::from([name]));
+    let unknown = Unknown::Create {
+        template: "in/like".to_owned(),
+        cap: 500,
+    };
+    assert_eq!(many.unknown, unknown);
+    assert_eq!(config.listen[1].unknown, Unknown::Refuse);
+    assert_eq!(config.send[2].prefix(), Some("in/"));
+    assert_eq!(config.send[2].connections, Connections::Shared);
+    assert_eq!(config.send[1].connections, Connections::Each);
     let inbound = InboundConfig {
         connections: 3,
         payload_bytes: 4096,
@@ -183,7 +212,7 @@ fn every_wrong_value_is_named_with_what_is_allowed() {
     let plaintext = "a loopback address: MLLP is not encrypted; where that is meant, set allow_plaintext = true";
     let expected = [
         "shutdown_ms is \"soon\"; allowed: a number of milliseconds".to_owned(),
-        "cluste is not a key that exists; allowed: cluster, allow_plaintext, shutdown_ms, state, listen, send, inbound, outbound".to_owned(),
+        "cluste is not a key that exists; allowed: cluster, allow_plaintext, shutdown_ms, http, state, listen, send, inbound, outbound".to_owned(),
         "listen[0].address is \"127.0.0.1\"; allowed: an IP address and port, as \"127.0.0.1:2575\"".to_owned(),
         format!("listen[1].charset is \"UTF-16\"; allowed: {charset}"),
         "listen[1].batch is \"join\"; allowed: \"refuse\" or \"split\"".to_owned(),
@@ -191,7 +220,7 @@ fn every_wrong_value_is_named_with_what_is_allowed() {
         format!("listen[1].ignored is \"MSH-2\"; allowed: {fields}"),
         format!("listen[1].ignored is \"PID\"; allowed: {fields}"),
         "send[0].address is missing; allowed: \"host:port\"".to_owned(),
-        "send[0].adress is not a key that exists; allowed: interface, destination, address, match, await, connection".to_owned(),
+        "send[0].adress is not a key that exists; allowed: interface, destination, address, match, await, connection, connections".to_owned(),
         "send[1].match is \"loose\"; allowed: \"strict\", \"lenient\" or \"any\"".to_owned(),
         "send[1].await is \"CA\"; allowed: \"commit\" or \"application\"".to_owned(),
         "send[1].connection is 1; allowed: \"keep\" or \"per_message\"".to_owned(),
@@ -272,4 +301,56 @@ fn a_program_may_listen_on_free_ports() {
 fn a_key_without_a_name_is_told_by_its_quotes() {
     let errors = GatewayConfig::parse("\"\" = 1").unwrap_err();
     assert!(errors.to_string().contains("\"\" is not a key that exists"));
+}
+
+#[test]
+fn names_and_creation_are_for_templates_and_templates_have_a_form() {
+    let found = problems(
+        r#"
+        cluster = ["127.0.0.1:7400"]
+        http = "here"
+        [[listen]]
+        address = "127.0.0.1:2575"
+        interface = "RAD"
+        unknown = { template = "like", cap = 1 }
+        [listen.names]
+        A = "B"
+        [[listen]]
+        address = "127.0.0.1:2576"
+        interface = "{MSH-4}{MSH-6}"
+        unknown = "create"
+        [[listen]]
+        address = "127.0.0.1:2577"
+        interface = "{MSH-4}"
+        unknown = { template = "", cap = 0 }
+        [listen.names]
+        A = "B C"
+        [[send]]
+        interface = "R*D"
+        address = "127.0.0.1:2578"
+        connections = "some"
+        [[send]]
+        interface = "in/*"
+        address = "127.0.0.1:2579"
+        [[send]]
+        interface = "in/A"
+        address = "127.0.0.1:2580"
+        "#,
+    );
+    let name = "1 to 255 bytes of A-Z a-z 0-9 . _ / -";
+    let template = "only with an interface that is a template, as \"{MSH-4}.{MSH-6}\"";
+    let expected = [
+        "http is \"here\"; allowed: an IP address and port, as \"127.0.0.1:2575\"".to_owned(),
+        "listen[1].unknown is \"create\"; allowed: \"refuse\" or { template = \"the name of an interface\", cap = a number }".to_owned(),
+        "send[0].connections is \"some\"; allowed: \"each\" or \"shared\"".to_owned(),
+        format!("listen[0].names is given; allowed: {template}"),
+        format!("listen[0].unknown is given; allowed: {template}"),
+        "listen[1].interface is \"{MSH-4}{MSH-6}\"; allowed: fields of MSH from {MSH-3} to {MSH-25} or their components, as {MSH-4.1}, and text of A-Z a-z 0-9 . _ / - around them, some between any two of them".to_owned(),
+        format!("listen[2].names.\"A\" is \"B C\"; allowed: {name}"),
+        format!("listen[2].unknown.template is \"\"; allowed: {name}"),
+        "listen[2].unknown.cap is 0; allowed: a number from 1 to 1000000".to_owned(),
+        format!("send[0].interface is \"R*D\"; allowed: {name}"),
+        "send[2].destination is \"default\", which another [[send]] has for this interface; allowed: one address for each (interface, destination)".to_owned(),
+    ];
+    assert_eq!(found, expected);
 }

@@ -4,6 +4,9 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use ordo_client::{Accepted, Reason, SendError};
+use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::batch::{Frame, MESSAGES_MAX};
 use super::identity::{canonical, message_id};
@@ -12,6 +15,7 @@ use crate::ack::{ErrorCondition, Outcome, Refusal, acknowledge, is_reply, reject
 use crate::config::Batch;
 use crate::connection::ReadError;
 use crate::hl7::Message;
+use crate::metrics::{Direction, reason};
 use crate::msh::{Msh, from_header, is_segment_end, printable};
 use crate::refusals::Refused;
 use crate::time::Hl7Time;
@@ -42,9 +46,11 @@ impl<K: Sink> Inbound<K> {
             Batch::Split => None,
         };
         if let Some(text) = refusal {
+            self.metrics.frame(&self.interface);
+            self.metrics.refused(&self.interface, "BATCH");
             let outcome = Outcome::Rejected(Refusal::new(ErrorCondition::SegmentSequence, text));
             let first = frame.messages.first().unwrap_or(payload);
-            self.note(first, &outcome, peer);
+            self.note(&self.interface, first, &outcome, peer);
             return self.reply(first, &outcome).into_iter().collect();
         }
         let mut replies = Vec::with_capacity(count);
@@ -61,39 +67,76 @@ impl<K: Sink> Inbound<K> {
     }
 
     async fn answer_message(&self, payload: &Bytes, peer: Peer<'_>) -> Option<Bytes> {
-        let outcome = self.hand_over(payload, peer).await;
-        self.note(payload, &outcome, peer);
+        let (outcome, interface) = self.hand_over(payload, peer).await;
+        let interface = interface.as_deref().unwrap_or(&self.interface);
+        self.note(interface, payload, &outcome, peer);
         self.reply(payload, &outcome)
     }
 
-    /// What became of a message.
-    async fn hand_over(&self, payload: &Bytes, peer: Peer<'_>) -> Outcome {
-        let (id, message) = match self.read(payload) {
+    /// What became of a message, and of which interface it is where that is known.
+    pub(super) async fn hand_over(
+        &self,
+        payload: &Bytes,
+        peer: Peer<'_>,
+    ) -> (Outcome, Option<String>) {
+        let begin = Instant::now();
+        let read = match self.read(payload) {
             Ok(read) => read,
-            Err(refusal) => return Outcome::Rejected(refusal),
-        };
-        match self.intake.take(id, message).await {
-            Ok(accepted) => {
-                let sequence = accepted.sequence;
-                tracing::debug!(interface = self.interface, %peer, sequence, "accepted");
-                Outcome::Accepted
+            Err(refusal) => {
+                self.metrics.frame(&self.interface);
+                self.metrics.refused(&self.interface, "UNREADABLE");
+                return (Outcome::Rejected(refusal), None);
             }
-            Err(error) => replies::outcome(&self.interface, self.messages.identity, &error),
+        };
+        let mut again = true;
+        loop {
+            let target = match self.lanes.of(&read.msh).await {
+                Ok(target) => target,
+                Err(refused) => {
+                    self.metrics.frame(&self.interface);
+                    self.metrics.refused(&self.interface, "NO_INTERFACE");
+                    return (refused, None);
+                }
+            };
+            let interface = target.interface.as_str();
+            if again {
+                self.metrics.frame(interface);
+            }
+            let _waiting = self.metrics.waiting(Direction::In, interface);
+            let answer = target.intake.take(read.id, read.message.clone()).await;
+            if is_gone(&answer) && std::mem::take(&mut again) && self.lanes.forget(interface) {
+                continue;
+            }
+            let outcome = match answer {
+                Ok(accepted) => {
+                    let took = begin.elapsed();
+                    self.metrics.accepted(interface, took, accepted.duplicate);
+                    let sequence = accepted.sequence;
+                    tracing::debug!(interface, %peer, sequence, "accepted");
+                    Outcome::Accepted
+                }
+                Err(error) => {
+                    self.metrics.refused(interface, reason(&error));
+                    replies::outcome(interface, self.messages.identity, &error)
+                }
+            };
+            return (outcome, Some(target.interface.clone()));
         }
     }
 
-    /// A message as the cluster is to have it, and its id.
-    fn read(&self, payload: &Bytes) -> Result<(uuid::Uuid, ordo_client::Message), Refusal> {
+    /// A message as the cluster is to have it.
+    fn read<'a>(&self, payload: &'a Bytes) -> Result<Read<'a>, Refusal> {
         let read = Message::read_in(payload, self.messages.charset)?;
         check_controls(payload)?;
         let known_by = canonical(payload, &read, &self.messages.ignored);
         let id = message_id(self.messages.identity, &read.msh(), &known_by)?;
-        let message = ordo_client::Message::new(payload.clone());
-        Ok((id, message.known_by(&known_by)))
+        let message = ordo_client::Message::new(payload.clone()).known_by(&known_by);
+        let msh = read.msh();
+        Ok(Read { msh, id, message })
     }
 
     /// The reply, where the message asks for one. Bytes without a header get one all the same: whoever sent them waits.
-    fn reply(&self, payload: &[u8], outcome: &Outcome) -> Option<Bytes> {
+    pub(super) fn reply(&self, payload: &[u8], outcome: &Outcome) -> Option<Bytes> {
         let (time, id) = (Hl7Time::now(), self.reply_ids.next());
         match Message::read_in(payload, self.messages.charset) {
             Ok(message) if is_reply(&message) => None,
@@ -114,13 +157,14 @@ impl<K: Sink> Inbound<K> {
         peer: Peer<'_>,
         error: &ReadError,
     ) -> Vec<Bytes> {
+        self.metrics.refused(&self.interface, "FRAMING");
         let outcome = replies::of_broken_frame(error);
         let broken = broken.unwrap_or_default();
         if self.identified(&broken).is_some() {
-            self.note(&broken, &outcome, peer);
+            self.note(&self.interface, &broken, &outcome, peer);
             return self.reply(&broken, &outcome).into_iter().collect();
         }
-        self.note(&[], &outcome, peer);
+        self.note(&self.interface, &[], &outcome, peer);
         self.reply(&[], &outcome).into_iter().collect()
     }
 
@@ -133,7 +177,8 @@ impl<K: Sink> Inbound<K> {
     ) -> Option<Bytes> {
         let outcome = replies::of_broken_frame(error);
         let known = self.identified(broken).is_some();
-        self.note(if known { broken } else { &[] }, &outcome, peer);
+        let header = if known { broken } else { &[] };
+        self.note(&self.interface, header, &outcome, peer);
         known.then(|| self.reply(broken, &outcome)).flatten()
     }
 
@@ -147,11 +192,11 @@ impl<K: Sink> Inbound<K> {
     }
 
     /// Leaves a line and a row about a refusal.
-    fn note(&self, payload: &[u8], outcome: &Outcome, peer: Peer<'_>) {
+    fn note(&self, interface: &str, payload: &[u8], outcome: &Outcome, peer: Peer<'_>) {
         let Some(refusal) = outcome.refusal() else {
             return;
         };
-        let (interface, reason) = (self.interface.as_str(), refusal.text.as_str());
+        let reason = refusal.text.as_str();
         let control_id = Msh::scan_in(payload, self.messages.charset)
             .map(|msh| printable(msh.field(10), CONTROL_ID_SHOWN))
             .unwrap_or_default();
@@ -171,6 +216,18 @@ impl<K: Sink> Inbound<K> {
             reason: reason.to_owned(),
         });
     }
+}
+
+/// A message that was read.
+struct Read<'a> {
+    msh: Msh<'a>,
+    id: Uuid,
+    message: ordo_client::Message,
+}
+
+/// Whether the interface does not exist any more.
+fn is_gone(answer: &Result<Accepted, SendError>) -> bool {
+    matches!(answer, Err(SendError::Refused(refusal)) if refusal.reason == Reason::UnknownInterface)
 }
 
 /// Refuses control bytes inside text. HL7 has segment ends, and the escape and shifts of ISO 2022; tabulators are common

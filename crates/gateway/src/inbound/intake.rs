@@ -6,11 +6,13 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use ordo_client::{Accepted, Message, Producer, Receipt, SendError};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -30,17 +32,51 @@ pub(crate) trait Sink: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Receipt, SendError>> + Send;
 }
 
+/// What one interface of many may have on its way through the producer that they share, in bytes.
+pub(crate) const SHARE_BYTES: usize = 1 << 20;
+
 /// A producer's lane for one interface.
 pub(crate) struct Lane {
     pub(crate) producer: Producer,
     pub(crate) interface: String,
+    /// [`SHARE_BYTES`], where others have the same producer.
+    pub(crate) share: Option<Arc<Semaphore>>,
+}
+
+impl Lane {
+    /// Waits until the interface's share of the queue has room for so much.
+    async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let share = Arc::clone(self.share.as_ref()?);
+        // One message goes through, however large.
+        let bytes = u32::try_from(bytes.min(SHARE_BYTES)).unwrap_or(u32::MAX);
+        share.acquire_many_owned(bytes).await.ok()
+    }
 }
 
 impl Sink for Lane {
-    type Receipt = Receipt;
+    type Receipt = LaneReceipt;
 
-    async fn enqueue(&self, message: Message) -> Result<Receipt, SendError> {
-        self.producer.enqueue(&self.interface, message).await
+    async fn enqueue(&self, message: Message) -> Result<LaneReceipt, SendError> {
+        let room = self.room(message.payload.len()).await;
+        let receipt = self.producer.enqueue(&self.interface, message).await?;
+        Ok(LaneReceipt {
+            receipt,
+            _room: room,
+        })
+    }
+}
+
+/// A receipt, and the room that its message takes until it is answered.
+pub(crate) struct LaneReceipt {
+    receipt: Receipt,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Future for LaneReceipt {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+        Pin::new(&mut self.receipt).poll(context)
     }
 }
 
@@ -68,6 +104,11 @@ impl<K: Sink> Intake<K> {
             tasks,
             abort,
         }
+    }
+
+    /// Whether nothing is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        lock(&self.on_their_way).is_empty()
     }
 
     /// Hands a message over and waits for its answer, as long as that takes. Dropping the future does not take a

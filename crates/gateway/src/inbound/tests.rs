@@ -5,6 +5,7 @@ mod broken;
 mod cases;
 mod cluster;
 mod limits;
+mod many;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -110,12 +111,16 @@ impl Bench {
         let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
         let inbound = Inbound {
             interface: "RAD".to_owned(),
+            lanes: Lanes::One(Arc::new(Target {
+                interface: "RAD".to_owned(),
+                intake: Intake::new(sink, tasks.clone(), abort.clone()),
+            })),
+            crowd: Crowd::new(limits.connections),
+            metrics: Metrics::new(),
             limits,
             messages,
             refusals: Refusals::in_memory(),
-            intake: Intake::new(sink, tasks.clone(), abort.clone()),
             reply_ids: Arc::new(ReplyIds::new()),
-            turned_away: watch::Sender::new(None),
             warnings: Warnings::default(),
             stop: CancellationToken::new(),
             abort,
@@ -145,10 +150,11 @@ impl Bench {
     fn connect(&self) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let inbound = Arc::clone(&self.inbound);
+        let place = inbound.crowd.enter().expect("a place");
         self.inbound.tasks.spawn(async move {
-            let connection = Connection::new(theirs, inbound.limits.payload_bytes)
+            let connection = Connection::new(place.watch(theirs), inbound.limits.payload_bytes)
                 .with_frame_end(inbound.limits.frame_end);
-            inbound.serve(connection, &"a test").await;
+            inbound.serve(connection, &"a test", &place).await;
         });
         ours
     }

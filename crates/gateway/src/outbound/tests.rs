@@ -14,7 +14,7 @@ fn outbound() -> Outbound {
         pause_max: Duration::from_secs(5),
         ..OutboundConfig::default()
     };
-    Outbound::new(to, limits, CancellationToken::new())
+    Outbound::new(to, limits, Metrics::new(), CancellationToken::new())
 }
 
 fn error() -> Heard {

@@ -55,22 +55,49 @@ async fn an_idle_connection_is_closed_and_a_frame_that_began_must_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_makes_room_when_another_is_turned_away() {
-    let bench = Bench::new(limits());
-    let turn_away = || bench.inbound.turned_away.send_replace(Some(Instant::now()));
-    turn_away();
-    let mut sender = Framed::new(bench.connect(), MllpCodec::default());
-    let wait = async |sender: &mut Sender<_>, seconds| {
-        timeout(Duration::from_secs(seconds), sender.next()).await
+async fn the_connection_that_was_idle_for_longest_makes_room_and_none_that_is_at_work() {
+    let limits = InboundConfig {
+        connections: 4,
+        ..limits()
     };
-    assert!(wait(&mut sender, 9).await.is_err());
-    turn_away();
+    let mut bench = Bench::new(limits);
+    let framed_connection = |bench: &Bench| Framed::new(bench.connect(), MllpCodec::default());
+    let second = || sleep(Duration::from_secs(1));
+    let mut begun = framed_connection(&bench);
+    begun.get_mut().write_all(b"\x0bMSH").await.unwrap();
+    second().await;
+    let mut awaits = framed_connection(&bench);
+    awaits.send(message("RAD-1")).await.unwrap();
+    let request = bench.request().await;
+    second().await;
+    let mut idlest = framed_connection(&bench);
+    second().await;
+    let mut idle = framed_connection(&bench);
+    second().await;
+
+    let ended = async |sender: &mut Sender<DuplexStream>| {
+        let moment = Duration::from_millis(1);
+        timeout(moment, sender.next()).await.is_ok()
+    };
+    let mut new = framed_connection(&bench);
+    assert!(ended(&mut idlest).await);
+    assert!(!ended(&mut idle).await && !ended(&mut new).await);
+    let mut newer = framed_connection(&bench);
+    assert!(ended(&mut idle).await);
     assert!(
-        wait(&mut sender, 100).await.is_err(),
-        "it had not been idle for long"
+        bench.inbound.crowd.enter().is_none(),
+        "those that are idle have just come"
     );
-    turn_away();
-    assert!(wait(&mut sender, 1).await.unwrap().is_none());
+    assert!(!ended(&mut begun).await && !ended(&mut awaits).await);
+    request.accept(1);
+    assert_eq!(code(&mut awaits).await.1, "RAD-1");
+    let rest = &framed(&message("RAD-2"))[4..];
+    begun.get_mut().write_all(rest).await.unwrap();
+    bench.request().await.accept(2);
+    assert_eq!(code(&mut begun).await.1, "RAD-2");
+    second().await;
+    assert!(bench.inbound.crowd.enter().is_some());
+    assert!(ended(&mut new).await && !ended(&mut newer).await);
 }
 
 #[tokio::test(start_paused = true)]
