@@ -212,7 +212,7 @@ fn every_wrong_value_is_named_with_what_is_allowed() {
     let plaintext = "a loopback address: MLLP is not encrypted; where that is meant, set allow_plaintext = true";
     let expected = [
         "shutdown_ms is \"soon\"; allowed: a number of milliseconds".to_owned(),
-        "cluste is not a key that exists; allowed: cluster, allow_plaintext, shutdown_ms, http, state, listen, send, inbound, outbound".to_owned(),
+        "cluste is not a key that exists; allowed: cluster, allow_plaintext, shutdown_ms, state, http, listen, send, inbound, outbound".to_owned(),
         "listen[0].address is \"127.0.0.1\"; allowed: an IP address and port, as \"127.0.0.1:2575\"".to_owned(),
         format!("listen[1].charset is \"UTF-16\"; allowed: {charset}"),
         "listen[1].batch is \"join\"; allowed: \"refuse\" or \"split\"".to_owned(),
