@@ -273,8 +273,6 @@ pub enum AnswerKind {
     Unavailable {
         /// The pause, in milliseconds.
         after_ms: u64,
-        /// It may have reached the receiver all the same, so that the next try may repeat it.
-        sent: bool,
         /// Why.
         reason: String,
     },

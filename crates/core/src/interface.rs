@@ -204,10 +204,6 @@ pub struct Destination {
     pub delivered: u64,
     /// Skip markers acknowledged, and messages it refused, so far.
     pub skipped: u64,
-    /// Tries of checkpoint + 1 that may have reached the receiver without an answer of it.
-    /// Rows that were written before it have none, so that it is stored behind the other fields.
-    #[serde(skip)]
-    pub repeats: u32,
 }
 
 /// Who holds a grant.

@@ -12,8 +12,6 @@ pub const DESTINATIONS_MAX: usize = 16;
 pub const PRODUCERS_MAX: usize = 1_000;
 /// Ids that a redrive at the tail tries at once: each is passed over that a client has used before.
 pub const DERIVED_IDS_TRIED: u32 = 1_000;
-/// Unanswered tries of one delivery that its message's history names; later ones are only counted.
-pub const UNANSWERED_EVENTS_MAX: u32 = 20;
 /// Headers of one message.
 pub const HEADERS_MAX: usize = 64;
 /// Bytes of one message's header names and values.

@@ -211,7 +211,6 @@ pub enum EventKind {
     DeliveryRetried,
     DeliveryRejected,
     Discarded,
-    DeliveryUnanswered,
 }
 
 /// Something out of the ordinary that happened to a message.

@@ -65,7 +65,6 @@ impl<R: Rules> Lane<'_, R> {
         destination.delivered += delivered;
         destination.skipped += skipped;
         destination.attempts = 0;
-        destination.repeats = 0;
         destination.suspended_until = destination.suspended_until.min(now);
         destination.reason.clear();
         self.pass_over(number);

@@ -91,26 +91,6 @@ fn a_delivery_is_tried_again_after_a_pause_and_then_given_up() {
 }
 
 #[test]
-fn tries_that_may_have_reached_the_receiver_are_counted_until_the_checkpoint_moves() {
-    run("
-        interface lab                   -> version 1
-        ingest a                        -> 1
-        ingest b                        -> 2
-        grant default                   -> epoch 1 after 0
-        unavailable default 1           -> checkpoint 0
-        repeats default                 -> 0
-        unanswered default 1            -> checkpoint 0
-        unanswered default 1            -> checkpoint 0
-        unanswered default 2            -> refused: only checkpoint + 1, which is 1, can be answered so, not 2
-        repeats default                 -> 2
-        counts default                  -> delivered 0 skipped 0 attempts 0 until 1000
-        ack default 1                   -> checkpoint 1
-        repeats default                 -> 0
-        stored 1                        -> record DeliveryUnanswered DeliveryUnanswered
-    ");
-}
-
-#[test]
 fn a_reason_is_kept_of_a_consumer_that_gives_none() {
     run("
         interface lab                   -> version 1

@@ -537,7 +537,6 @@ pub enum EventKind {
     Delivered,
     Skipped,
     Discarded,
-    DeliveryUnanswered,
     Unknown,
 }
 

@@ -6,7 +6,7 @@
 //! A payload is stored as it was ingested. Behind one that a stage left stand that stage's number + 1 (one byte) and
 //! [`MARK`]; a payload that happens to end so itself has 0 and the mark behind it.
 
-use ordo_core::{ConfigRow, Destination, Key, PayloadRow, Row};
+use ordo_core::{ConfigRow, Key, PayloadRow, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -21,8 +21,6 @@ const SLOT_GREW: &[u8] = &[0];
 const RECORD_GREW: &[u8] = &[0, 0];
 /// Those fields as they are in a row that was written without them: no stage bounds how long its work takes.
 const CONFIG_GREW: &[u8] = &[0];
-/// Those fields as they are in a row that was written without them: nothing may have been repeated.
-const DESTINATION_GREW: &[u8] = &[0];
 /// Tells that what stands before it is no payload's last byte. Drawn once.
 const MARK: [u8; 16] = [
     0x9f, 0xb4, 0x52, 0xc5, 0x9f, 0xe6, 0xe5, 0x1c, 0x8c, 0xf2, 0x7a, 0xb7, 0xf1, 0x56, 0x60, 0xf7,
@@ -48,7 +46,7 @@ pub fn encode(row: &Row, out: &mut Vec<u8>) {
         Row::Quarantine(row) => encode_fields(row, out),
         Row::Lane(row) => encode_grown(row, out),
         Row::Hours(row) => encode_fields(row, out),
-        Row::Destination(row) => encode_grown(&(row, row.repeats), out),
+        Row::Destination(row) => encode_fields(row, out),
         Row::Producer(row) => encode_fields(row, out),
         Row::DeadLetter(row) => encode_fields(row, out),
         Row::Slot(row) => encode_grown(row, out),
@@ -78,7 +76,7 @@ pub fn decode(key: &Key, bytes: &[u8]) -> Result<Row, RowError> {
         Key::Quarantine(..) => Row::Quarantine(decode_fields(bytes)?),
         Key::Lane(..) => Row::Lane(decode_grown(bytes, LANE_GREW)?),
         Key::Hours(..) => Row::Hours(decode_fields(bytes)?),
-        Key::Destination(..) => Row::Destination(decode_destination(bytes)?),
+        Key::Destination(..) => Row::Destination(decode_fields(bytes)?),
         Key::Producer(..) => Row::Producer(decode_fields(bytes)?),
         Key::DeadLetter(..) => Row::DeadLetter(decode_fields(bytes)?),
         Key::Slot(..) => Row::Slot(decode_grown(bytes, SLOT_GREW)?),
@@ -118,11 +116,6 @@ fn decode_config(bytes: &[u8]) -> Result<ConfigRow, RowError> {
         stage.work_ms_max = most;
     }
     Ok(row)
-}
-
-fn decode_destination(bytes: &[u8]) -> Result<Destination, RowError> {
-    let (row, repeats): (Destination, u32) = decode_grown(bytes, DESTINATION_GREW)?;
-    Ok(Destination { repeats, ..row })
 }
 
 /// Writes a version byte and `fields` over what `out` held.
@@ -320,7 +313,6 @@ mod tests {
                         reason,
                         delivered,
                         skipped,
-                        repeats: attempts / 2,
                     };
                     (
                         Key::Destination(InterfaceId(Uuid::nil()), DestinationNumber(0)),

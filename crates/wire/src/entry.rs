@@ -243,20 +243,17 @@ fn report_to_proto(c: &Report) -> proto::Report {
 
 fn answer_to_proto(c: &Answer) -> proto::Answer {
     use proto::answer::Answer as To;
-    let postpone = |after_ms: u64, sent: bool, reason: &String| proto::Postpone {
+    let postpone = |after_ms: u64, reason: &String| proto::Postpone {
         after_ms,
         reason: reason.clone(),
-        sent,
     };
     let answer = match &c.kind {
         AnswerKind::Ack => To::Ack(proto::Ack {}),
-        AnswerKind::Retry { after_ms, reason } => To::Retry(postpone(*after_ms, false, reason)),
+        AnswerKind::Retry { after_ms, reason } => To::Retry(postpone(*after_ms, reason)),
         AnswerKind::Reject { reason } => To::Reject(reason.clone()),
-        AnswerKind::Unavailable {
-            after_ms,
-            sent,
-            reason,
-        } => To::Unavailable(postpone(*after_ms, *sent, reason)),
+        AnswerKind::Unavailable { after_ms, reason } => {
+            To::Unavailable(postpone(*after_ms, reason))
+        }
     };
     proto::Answer {
         interface_id: id(c.interface.0),
@@ -391,7 +388,6 @@ fn answer_from_proto(c: proto::Answer) -> Result<Answer, DecodeError> {
         From::Reject(reason) => AnswerKind::Reject { reason },
         From::Unavailable(p) => AnswerKind::Unavailable {
             after_ms: p.after_ms,
-            sent: p.sent,
             reason: p.reason,
         },
     };

@@ -173,11 +173,8 @@ fn deliveries() -> impl Strategy<Value = Command> {
         (any::<u64>(), ".{0,8}")
             .prop_map(|(after_ms, reason)| AnswerKind::Retry { after_ms, reason }),
         ".{0,8}".prop_map(|reason| AnswerKind::Reject { reason }),
-        (any::<u64>(), ".{0,8}").prop_map(|(after_ms, reason)| AnswerKind::Unavailable {
-            sent: after_ms % 2 == 1,
-            after_ms,
-            reason,
-        }),
+        (any::<u64>(), ".{0,8}")
+            .prop_map(|(after_ms, reason)| AnswerKind::Unavailable { after_ms, reason }),
     ];
     let answer = (interface(), destination(), any::<u64>(), sequence(), kind).prop_map(
         |(interface, destination, epoch, sequence, kind)| {

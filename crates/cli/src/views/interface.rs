@@ -62,7 +62,6 @@ struct Destination {
     holder: String,
     suspended_ms: u64,
     attempts: u32,
-    repeats: u32,
     reason: String,
 }
 
@@ -84,7 +83,6 @@ impl From<proto::Interface> for Interface {
                 holder: state.holder,
                 suspended_ms: state.suspended_ms,
                 attempts: state.attempts,
-                repeats: state.repeats,
                 reason: state.reason,
             }
         };
@@ -184,13 +182,6 @@ impl Destination {
             text.push_str(&format!(
                 ", {} of {} attempts failed",
                 self.attempts, self.max_attempts
-            ));
-        }
-        if self.repeats > 0 {
-            text.push_str(&format!(
-                ", {} may have reached it in {} tries without an answer",
-                self.checkpoint + 1,
-                self.repeats
             ));
         }
         if !self.reason.is_empty() && (self.suspended_ms > 0 || self.attempts > 0) {

@@ -42,9 +42,6 @@ pub enum Answer {
     Unavailable {
         /// The pause.
         after: Duration,
-        /// It may have reached the receiver all the same, so that the next try may repeat it: such tries are counted,
-        /// and shown.
-        sent: bool,
         /// Why.
         reason: String,
     },
@@ -66,20 +63,10 @@ impl Answer {
         }
     }
 
-    /// See [`Answer::Unavailable`]: it certainly did not reach the receiver.
+    /// See [`Answer::Unavailable`].
     pub fn unavailable(after: Duration, reason: impl Into<String>) -> Self {
         Self::Unavailable {
             after,
-            sent: false,
-            reason: reason.into(),
-        }
-    }
-
-    /// See [`Answer::Unavailable`]: it may have reached the receiver, whose answer did not come.
-    pub fn unanswered(after: Duration, reason: impl Into<String>) -> Self {
-        Self::Unavailable {
-            after,
-            sent: true,
             reason: reason.into(),
         }
     }
@@ -155,13 +142,6 @@ impl Delivery {
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.received.wire.attempts
-    }
-
-    /// Tries of this delivery, by whatever consumer, that may have reached the receiver without an answer of it (see
-    /// [`Answer::Unavailable`]): more than none says that it may get it again.
-    #[must_use]
-    pub fn repeats(&self) -> u32 {
-        self.received.wire.repeats
     }
 
     /// A message, or the marker in the place of one.
@@ -253,14 +233,6 @@ impl Delivery {
         self.answer(Answer::unavailable(after, reason))
     }
 
-    /// See [`Answer::unanswered`], and [`Delivery::retry`] for when it can be given.
-    ///
-    /// # Errors
-    /// See [`AnswerError`]; nothing was answered then.
-    pub fn unanswered(self, after: Duration, reason: impl Into<String>) -> Result<(), AnswerError> {
-        self.answer(Answer::unanswered(after, reason))
-    }
-
     /// True while this delivery may be started: the cluster answered a heartbeat that was sent in the last 3 s, and no
     /// other consumer holds the grant. [`Subscription::next`](super::Subscription::next) hands over no other; whoever
     /// has to wait before the receiver hears of it, as for a connection, looks again.
@@ -316,13 +288,8 @@ impl Delivery {
             Answer::Reject { reason } => Kind::Reject(AnswerReject {
                 reason: bounded_reason(reason),
             }),
-            Answer::Unavailable {
-                after,
-                sent,
-                reason,
-            } => Kind::Unavailable(AnswerUnavailable {
+            Answer::Unavailable { after, reason } => Kind::Unavailable(AnswerUnavailable {
                 after_ms: milliseconds(after),
-                sent,
                 reason: bounded_reason(reason),
             }),
         };

@@ -5,7 +5,6 @@ use crate::command::{Answer, AnswerKind};
 use crate::ids::{DeadLetterKey, DestinationNumber, Epoch, Sequence};
 use crate::interface::{Destination, FailCause, Status};
 use crate::invariants::UNFINISHED;
-use crate::limits::UNANSWERED_EVENTS_MAX;
 use crate::mutation::EventKind;
 use crate::reply::{Refusal, Reply};
 use crate::rules::Rules;
@@ -28,15 +27,8 @@ impl<R: Rules> Context<'_, R> {
                 let cause = FailCause::DeliveryRejected;
                 lane.reject_delivery(number, sequence, cause, reason)?;
             }
-            AnswerKind::Unavailable {
-                after_ms,
-                sent,
-                reason,
-            } => {
+            AnswerKind::Unavailable { after_ms, reason } => {
                 lane.check_head(number, sequence)?;
-                if sent {
-                    lane.may_repeat(number, sequence, &reason);
-                }
                 lane.postpone(number, after_ms, reason);
             }
         }
@@ -123,22 +115,6 @@ impl<R: Rules> Lane<'_, R> {
         self.event(sequence, EventKind::DeliveryRetried, place, reason.clone());
         self.postpone(number, after_ms, reason);
         Ok(())
-    }
-
-    /// Counts a try of the head that may have reached the receiver. A skip marker reaches nobody.
-    fn may_repeat(&mut self, number: DestinationNumber, sequence: Sequence, reason: &str) {
-        let status = self.interface.slot(sequence).map(|slot| slot.status);
-        if status != Some(Status::Ready) {
-            return;
-        }
-        let destination = self.destination(number);
-        destination.repeats = destination.repeats.saturating_add(1);
-        // A receiver may hang for days: later ones are only counted.
-        if destination.repeats <= UNANSWERED_EVENTS_MAX {
-            let place = self.interface.destination_name(number).to_owned();
-            let kind = EventKind::DeliveryUnanswered;
-            self.event(sequence, kind, place, reason.to_owned());
-        }
     }
 
     /// Nothing is sent for a while, and what was sent before is void.

@@ -450,7 +450,6 @@ fn answer_kind(how: How) -> AnswerKind {
         How::Reject => AnswerKind::Reject { reason },
         How::Unavailable(ms) => AnswerKind::Unavailable {
             after_ms: ms.into(),
-            sent: ms % 2 == 1,
             reason,
         },
     }

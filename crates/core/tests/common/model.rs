@@ -139,7 +139,6 @@ pub struct Destination {
     pub reason: String,
     pub delivered: u64,
     pub skipped: u64,
-    pub repeats: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -391,7 +390,6 @@ impl Lane {
     pub fn moved_on(&mut self, destination: usize, now: u64) {
         let there = &mut self.destinations[destination];
         there.attempts = 0;
-        there.repeats = 0;
         there.reason.clear();
         there.suspended_until = there.suspended_until.min(now);
     }

@@ -120,7 +120,6 @@ impl Destination {
             reason: String::new(),
             delivered: 0,
             skipped: 0,
-            repeats: 0,
         }
     }
 }
@@ -468,21 +467,8 @@ impl Lane {
                 .events
                 .push(EventKind::DeliveryRetried);
         }
-        if let AnswerKind::Unavailable { sent: true, .. } = c.kind
-            && is_message
-        {
-            let destination = &mut self.destinations[number];
-            destination.repeats += 1;
-            if destination.repeats <= 20 {
-                self.message_mut(c.sequence.0)
-                    .events
-                    .push(EventKind::DeliveryUnanswered);
-            }
-        }
         if let AnswerKind::Retry { after_ms, reason }
-        | AnswerKind::Unavailable {
-            after_ms, reason, ..
-        } = &c.kind
+        | AnswerKind::Unavailable { after_ms, reason } = &c.kind
         {
             let destination = &mut self.destinations[number];
             destination.suspended_until = now + after_ms;

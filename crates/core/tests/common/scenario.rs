@@ -7,12 +7,12 @@
 //! ingest a [payload=..] [by=producer:number] [session=number:heard] [headers=k:v,..]
 //! refuse a by=producer:number
 //! complete|retry|reject|filter|lose SEQUENCE STAGE [turn=..] [payload=..] [headers=k:v,..] [for=his] [jitter=..]
-//! grant|end|ack|again|refused|unavailable|unanswered DESTINATION [SEQUENCE] [epoch=..] [after=..] [position=..]
+//! grant|end|ack|again|refused|unavailable DESTINATION [SEQUENCE] [epoch=..] [after=..] [position=..]
 //! discard|redrive SEQUENCE[/DESTINATION] [in_place]
 //! update version=.. [as for interface]           forget SEQUENCE
 //! time +MS|-MS                                   lost (a proposal)          position TERM.RUN.N (of the next one)
 //! see DESTINATION | slot SEQUENCE | letters | stored SEQUENCE | known a | watermark | counts DESTINATION
-//! reason DESTINATION | repeats DESTINATION
+//! reason DESTINATION
 //! ```
 
 use super::bench::{Bench, Replica};
@@ -159,8 +159,9 @@ impl Scenario {
                 });
                 String::new()
             }
-            "see" | "slot" | "letters" | "stored" | "known" | "watermark" | "counts" | "reason"
-            | "repeats" => self.question(words),
+            "see" | "slot" | "letters" | "stored" | "known" | "watermark" | "counts" | "reason" => {
+                self.question(words)
+            }
             _ => {
                 let command = self.command(words);
                 self.apply(command)
@@ -241,7 +242,7 @@ impl Scenario {
                 destination: self.destination(words.at(1)),
                 epoch: self.epoch(words),
             }),
-            "ack" | "again" | "refused" | "unavailable" | "unanswered" => self.answer(words),
+            "ack" | "again" | "refused" | "unavailable" => self.answer(words),
             "discard" => Command::DiscardDeadLetter(DiscardDeadLetter {
                 interface: self.id(words),
                 key: self.key(words.at(1)),
@@ -360,11 +361,7 @@ impl Scenario {
                 "ack" => AnswerKind::Ack,
                 "again" => AnswerKind::Retry { after_ms, reason },
                 "refused" => AnswerKind::Reject { reason },
-                kind => AnswerKind::Unavailable {
-                    sent: kind == "unanswered",
-                    after_ms,
-                    reason,
-                },
+                _ => AnswerKind::Unavailable { after_ms, reason },
             },
         })
     }
@@ -399,10 +396,6 @@ impl Scenario {
             "reason" => {
                 let there = interface.destination(self.destination(words.at(1)));
                 there.expect("it was named").reason.clone()
-            }
-            "repeats" => {
-                let there = interface.destination(self.destination(words.at(1)));
-                there.expect("it was named").repeats.to_string()
             }
             _ => {
                 let destination = self.destination(words.at(1));

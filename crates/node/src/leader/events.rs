@@ -250,8 +250,6 @@ pub struct Delivery {
     pub sequence: Sequence,
     /// Failed tries of this delivery so far.
     pub attempts: u32,
-    /// Tries that may have reached the receiver without an answer of it.
-    pub repeats: u32,
     /// Its id.
     pub message_id: MessageId,
     /// What is sent.

@@ -475,11 +475,11 @@ fn delivery_of(
             })
         }
     };
+    let (sequence, attempts) = (delivery.sequence.0, delivery.attempts);
     Ok(Some(v1::Delivery {
-        sequence: delivery.sequence.0,
-        attempts: delivery.attempts,
+        sequence,
+        attempts,
         content: Some(content),
-        repeats: delivery.repeats,
     }))
 }
 

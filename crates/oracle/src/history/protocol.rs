@@ -102,7 +102,6 @@ impl From<proto::MessageEventKind> for EventKind {
             proto::MessageEventKind::Delivered => Self::Delivered,
             proto::MessageEventKind::Skipped => Self::Skipped,
             proto::MessageEventKind::Discarded => Self::Discarded,
-            proto::MessageEventKind::DeliveryUnanswered => Self::DeliveryUnanswered,
             proto::MessageEventKind::Unspecified => Self::Unknown,
         }
     }

@@ -224,7 +224,6 @@ impl Script {
                 head,
                 AnswerKind::Unavailable {
                     after_ms: 5,
-                    sent: false,
                     reason: "down".to_owned(),
                 },
             ),

@@ -254,16 +254,8 @@ fn destination_sentence(
                 counted(attempts.into(), "failed try", "failed tries")
             ),
         };
-        let repeats = match destination.repeats {
-            0 => String::new(),
-            repeats => format!(
-                ", sequence {} may have reached it in {}",
-                destination.checkpoint.next(),
-                counted(repeats.into(), "try", "tries")
-            ),
-        };
         return format!(
-            "destination {name} is suspended for {} more{attempts}{repeats}{reason}; {waits}",
+            "destination {name} is suspended for {} more{attempts}{reason}; {waits}",
             seconds(suspended_ms)
         );
     }

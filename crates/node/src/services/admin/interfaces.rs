@@ -192,7 +192,6 @@ fn destination_to_proto(
             .0
             .saturating_sub(glance.cluster_time().0),
         attempts: destination.attempts,
-        repeats: destination.repeats,
         reason: destination.reason.clone(),
         delivered: destination.delivered,
         skipped: destination.skipped,

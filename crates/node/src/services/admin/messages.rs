@@ -319,7 +319,6 @@ const fn kind_of(kind: EventKind) -> MessageEventKind {
         EventKind::DeliveryRetried => MessageEventKind::DeliveryRetried,
         EventKind::DeliveryRejected => MessageEventKind::DeliveryRejected,
         EventKind::Discarded => MessageEventKind::Discarded,
-        EventKind::DeliveryUnanswered => MessageEventKind::DeliveryUnanswered,
     }
 }
 

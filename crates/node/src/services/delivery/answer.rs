@@ -143,8 +143,7 @@ fn command_of<R: Rules>(
         AnswerKind::Ack => "ack",
         AnswerKind::Retry { .. } => "retry",
         AnswerKind::Reject { .. } => "reject",
-        AnswerKind::Unavailable { sent: false, .. } => "unavailable",
-        AnswerKind::Unavailable { sent: true, .. } => "unanswered",
+        AnswerKind::Unavailable { .. } => "unavailable",
     };
     let (interface, destination) = (granted.interface, granted.destination);
     Ok((
