@@ -35,6 +35,8 @@ pub struct Refusal {
     pub fields: Vec<FieldViolation>,
     /// [`Reason::ProducerGap`]: the number that is expected.
     pub expected_producer_sequence: Option<u64>,
+    /// [`Reason::ConflictingPayload`]: the sequence of the message that is known by the same id.
+    pub sequence: Option<u64>,
     /// The gRPC status that goes with it.
     pub code: Code,
     /// True when the request certainly never reached a node.
@@ -52,6 +54,7 @@ impl Refusal {
             leader: None,
             fields: Vec::new(),
             expected_producer_sequence: None,
+            sequence: None,
             code: code_of(reason),
             unsent: false,
         }
@@ -66,6 +69,7 @@ impl Refusal {
             leader: None,
             fields: Vec::new(),
             expected_producer_sequence: None,
+            sequence: None,
             code,
             unsent: false,
         }
