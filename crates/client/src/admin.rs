@@ -9,9 +9,9 @@ use ordo_wire::v1::{
     GetDeadLetterRequest, GetDeadLetterResponse, GetInterfaceRequest, GetMessageRequest,
     InitClusterRequest, Interface, InterfaceConfig, ListDeadLettersRequest,
     ListDeadLettersResponse, ListInterfacesRequest, ListInterfacesResponse, Message,
-    MoveNodeRequest, NoteDeliveryRequest, PromoteNodeRequest, RedriveDeadLetterRequest, RedriveDeadLetterResponse,
-    RemoveNodeRequest, RepairInterfaceRequest, ResumeDeliveryRequest, SkipDeliveryRequest,
-    TransferLeadershipRequest,
+    MoveNodeRequest, NoteDeliveryRequest, PromoteNodeRequest, RedriveDeadLetterRequest,
+    RedriveDeadLetterResponse, RemoveNodeRequest, RepairInterfaceRequest, ResumeDeliveryRequest,
+    SkipDeliveryRequest, TransferLeadershipRequest,
 };
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;

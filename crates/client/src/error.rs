@@ -32,7 +32,7 @@ pub struct Refusal {
     /// The leader's public address, where the node named it.
     pub leader: Option<String>,
     /// What is wrong with the request, field by field.
-    pub fields: Vec<FieldViolation>,
+    pub fields: Box<[FieldViolation]>,
     /// [`Reason::ProducerGap`]: the number that is expected.
     pub expected_producer_sequence: Option<u64>,
     /// [`Reason::ConflictingPayload`]: the sequence of the message that is known by the same id.
@@ -52,7 +52,7 @@ impl Refusal {
             text,
             retry_after: (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms)),
             leader: None,
-            fields: Vec::new(),
+            fields: Box::default(),
             expected_producer_sequence: None,
             sequence: None,
             code: code_of(reason),
@@ -67,7 +67,7 @@ impl Refusal {
             text: text.into(),
             retry_after: None,
             leader: None,
-            fields: Vec::new(),
+            fields: Box::default(),
             expected_producer_sequence: None,
             sequence: None,
             code,

@@ -39,7 +39,8 @@ pub use ids::{
     Incarnation, InterfaceId, MessageId, ProducerSession, Sequence, StageNumber, Turn, WallTime,
 };
 pub use interface::{
-    DeadLetter, Destination, FailCause, Holder, Interface, Producer, Quarantine, Slot, Status, Try, TryKind,
+    DeadLetter, Destination, FailCause, Holder, Interface, Producer, Quarantine, Slot, Status, Try,
+    TryKind,
 };
 pub use load::LoadError;
 pub use mutation::{

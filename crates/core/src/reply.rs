@@ -100,7 +100,9 @@ pub enum Refusal {
         "the destination's turn is {current}, not {given}: another answer or decision came first; nothing changed"
     )]
     StaleDecision { given: Turn, current: Turn },
-    #[error("sequence {given} is beyond the destination's checkpoint {checkpoint}: only what it has acknowledged is noted")]
+    #[error(
+        "sequence {given} is beyond the destination's checkpoint {checkpoint}: only what it has acknowledged is noted"
+    )]
     NotAcknowledged {
         given: Sequence,
         checkpoint: Sequence,

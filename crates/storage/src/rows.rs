@@ -571,7 +571,10 @@ mod tests {
         let Row::Destination(row) = decode(&at, &first).unwrap() else {
             panic!("another kind of row");
         };
-        assert_eq!((row.checkpoint, row.attempts, row.skipped), (Sequence(9), 6, 4));
+        assert_eq!(
+            (row.checkpoint, row.attempts, row.skipped),
+            (Sequence(9), 6, 4)
+        );
         assert_eq!((row.repeats, row.turn, row.tries), (0, Turn(0), Vec::new()));
         let at = Key::Record(InterfaceId(Uuid::nil()), Sequence(1));
         let grown = bytes_of(&Row::Record(Record {

@@ -7,8 +7,7 @@ use ordo_core::{
     Grant, GrantEnd, Header, Incarnation, Ingest, InterfaceConfig, InterfaceId, Loss, MessageId,
     NoteDelivery, Outcome, ProducerSession, QuarantineInterface, RedriveDeadLetter, RefuseIngest,
     RepairInterface, Report, ResumeDelivery, RunPosition, Sequence, SkipDelivery, StageConfig,
-    StageNumber, Turn,
-    UpdateInterface, WallTime,
+    StageNumber, Turn, UpdateInterface, WallTime,
 };
 use ordo_wire::entry::{DecodeError, ENTRY_VERSION, decode, encode};
 use proptest::prelude::*;
@@ -174,12 +173,13 @@ fn deliveries() -> impl Strategy<Value = Command> {
         (any::<u64>(), ".{0,8}")
             .prop_map(|(after_ms, reason)| AnswerKind::Retry { after_ms, reason }),
         ".{0,8}".prop_map(|reason| AnswerKind::Reject { reason }),
-        (any::<u64>(), any::<bool>(), ".{0,8}")
-            .prop_map(|(after_ms, sent, reason)| AnswerKind::Unavailable {
+        (any::<u64>(), any::<bool>(), ".{0,8}").prop_map(|(after_ms, sent, reason)| {
+            AnswerKind::Unavailable {
                 after_ms,
                 sent,
-                reason
-            }),
+                reason,
+            }
+        }),
     ];
     let answer = (interface(), destination(), any::<u64>(), sequence(), kind).prop_map(
         |(interface, destination, epoch, sequence, kind)| {
@@ -256,8 +256,14 @@ fn delivery_command() -> impl Strategy<Value = Command> {
                 })
             }
         ),
-        (interface(), destination(), sequence(), any::<u64>(), ".{0,8}").prop_map(
-            |(interface, destination, sequence, epoch, text)| {
+        (
+            interface(),
+            destination(),
+            sequence(),
+            any::<u64>(),
+            ".{0,8}"
+        )
+            .prop_map(|(interface, destination, sequence, epoch, text)| {
                 Command::NoteDelivery(NoteDelivery {
                     interface,
                     destination,
@@ -266,8 +272,7 @@ fn delivery_command() -> impl Strategy<Value = Command> {
                     code: "AE".into(),
                     text,
                 })
-            }
-        ),
+            }),
     ]
 }
 

@@ -18,8 +18,8 @@ use ordo_wire::v1;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-use crate::bytes_of;
 use crate::admin::Admin;
+use crate::bytes_of;
 use crate::cluster::Cluster;
 use crate::error::{CallError, ConfigError, ConsumeError};
 use lane::Lane;

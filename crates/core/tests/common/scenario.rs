@@ -162,9 +162,7 @@ impl Scenario {
                 String::new()
             }
             "see" | "slot" | "letters" | "stored" | "known" | "watermark" | "counts" | "reason"
-            | "tries" => {
-                self.question(words)
-            }
+            | "tries" => self.question(words),
             _ => {
                 let command = self.command(words);
                 self.apply(command)

@@ -15,9 +15,7 @@ impl Admin {
         &self,
         request: v1::SkipDeliveryRequest,
     ) -> Result<v1::SkipDeliveryResponse, Failure> {
-        let (interface, destination) = self
-            .place(&request.interface, &request.destination)
-            .await?;
+        let (interface, destination) = self.place(&request.interface, &request.destination).await?;
         let turn = self
             .decide(Command::SkipDelivery(SkipDelivery {
                 interface,
@@ -33,9 +31,7 @@ impl Admin {
         &self,
         request: v1::ResumeDeliveryRequest,
     ) -> Result<v1::ResumeDeliveryResponse, Failure> {
-        let (interface, destination) = self
-            .place(&request.interface, &request.destination)
-            .await?;
+        let (interface, destination) = self.place(&request.interface, &request.destination).await?;
         let turn = self
             .decide(Command::ResumeDelivery(ResumeDelivery {
                 interface,

@@ -6,8 +6,8 @@ use super::{Admin, unknown_interface};
 use crate::context::Context;
 use crate::leader::{Glance, InHand, Place};
 use ordo_core::{
-    DeadLetter, Destination, DestinationNumber, EventKind, EventRow, Interface, InterfaceConfig, InterfaceId,
-    MessageId, Record, Sequence, Slot, Status,
+    DeadLetter, Destination, DestinationNumber, EventKind, EventRow, Interface, InterfaceConfig,
+    InterfaceId, MessageId, Record, Sequence, Slot, Status,
 };
 use ordo_storage::StoreError;
 use ordo_wire::convert::headers_to_proto;
@@ -107,7 +107,9 @@ fn known(interface: &Interface, wanted: Wanted, glance: &Glance<'_>) -> Option<K
         sequence,
     };
     let waits = |destination: &Destination| {
-        slot.is_some() && destination.checkpoint.next() == sequence && sequence <= interface.watermark
+        slot.is_some()
+            && destination.checkpoint.next() == sequence
+            && sequence <= interface.watermark
     };
     let waiting = (0u8..).zip(&interface.destinations);
     let waiting = waiting.filter(|(_, destination)| waits(destination));
