@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+mod head;
 mod quarantine;
 
 const PATIENCE: Duration = Duration::from_secs(20);
