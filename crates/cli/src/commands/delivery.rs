@@ -24,7 +24,7 @@ pub struct Skip {
     /// The message's sequence: the one behind the destination's checkpoint.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     sequence: u64,
-    /// The destination's turn, as `ordo message show` said it: where another answer or decision came first, nothing
+    /// The destination's turn, as `ordo why` and `ordo message show` say it: where another answer or decision came first, nothing
     /// changes.
     #[arg(long)]
     turn: u32,

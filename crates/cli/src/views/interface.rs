@@ -253,7 +253,8 @@ impl Destination {
 
     /// The last answers to its head.
     pub(super) fn tries(&self) -> Option<String> {
-        let title = format!("{} #{}", self.name, self.checkpoint + 1);
+        let head = self.checkpoint + 1;
+        let title = format!("tries of #{head} at {} (turn {})", self.name, self.turn);
         (!self.tries.is_empty()).then(|| format!("{title}\n{}", table(&self.tries)))
     }
 }
@@ -504,6 +505,39 @@ mod tests {
         assert_eq!(
             (&destination["checkpoint"], &destination["max_in_flight"]),
             (&7.into(), &1_000.into())
+        );
+    }
+
+    #[test]
+    fn what_was_tried_at_a_head_is_told_with_times_and_reasons() {
+        let tried = proto::DeliveryTry {
+            kind: proto::DeliveryTryKind::Sent.into(),
+            at_ms: 1_767_600_000_000,
+            reason: "no reply".into(),
+        };
+        let mut interface = wire();
+        interface.destinations[0].repeats = 2;
+        interface.destinations[0].turn = 4;
+        interface.destinations[0].tries = vec![tried];
+        let explanation = Explanation::from(proto::ExplainInterfaceResponse {
+            interface: Some(interface),
+            ..Default::default()
+        });
+        let json = serde_json::to_value(&explanation).unwrap();
+        let destination = &json["interface"]["destinations"][0];
+        assert_eq!(destination["tries"][0]["kind"], "sent");
+        assert_eq!(
+            (&destination["repeats"], &destination["turn"]),
+            (&2.into(), &4.into())
+        );
+        let below = explanation.below().unwrap();
+        for said in ["tries of #8 at default (turn 4)", "sent", "no reply"] {
+            assert!(below.contains(said), "{below}");
+        }
+        let destination = &explanation.interface.destinations[0];
+        assert_eq!(
+            destination.at_head(),
+            "default, suspended for 2.5 s more, sent again 2 times (turn 4)"
         );
     }
 
