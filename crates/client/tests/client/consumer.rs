@@ -71,6 +71,7 @@ fn message(sequence: u64) -> v1::Delivery {
     v1::Delivery {
         sequence,
         attempts: 0,
+        repeats: 0,
         content: Some(Content::Message(message)),
     }
 }
@@ -83,6 +84,7 @@ fn skip(sequence: u64) -> v1::Delivery {
     v1::Delivery {
         sequence,
         attempts: 0,
+        repeats: 0,
         content: Some(Content::Skip(marker)),
     }
 }
@@ -137,6 +139,7 @@ impl Side {
                 Kind::Ack(_) => "ack",
                 Kind::Retry(_) => "retry",
                 Kind::Reject(_) => "reject",
+                Kind::Unavailable(answer) if answer.sent => "unavailable, sent",
                 Kind::Unavailable(_) => "unavailable",
             };
             self.answers
@@ -271,6 +274,19 @@ async fn a_retry_acknowledges_what_was_before_and_voids_what_was_behind() {
         side.answers[2..],
         [(1, 2, 2, "reject"), (1, 3, 3, "unavailable")]
     );
+    side.send(granted(1, 4, 2));
+    let mut repeated = message(3);
+    repeated.repeats = 1;
+    side.send(deliver(1, 4, [repeated]));
+    let again = next(&mut orders).await;
+    assert_eq!((again.sequence(), again.repeats()), (3, 1));
+    again
+        .unavailable_sent(Duration::from_secs(1), "silent")
+        .unwrap();
+    while side.answers.len() < 5 {
+        side.step().await;
+    }
+    assert_eq!(side.answers[4..], [(1, 4, 3, "unavailable, sent")]);
 }
 
 #[tokio::test]

@@ -377,6 +377,32 @@ async fn a_named_producer_numbers_its_messages() {
         (refusal.reason, refusal.expected_producer_sequence),
         (Reason::ProducerGap, Some(3))
     );
+    assert_eq!(refusal.sequence, None);
+}
+
+#[tokio::test]
+async fn a_conflict_names_the_sequence_it_conflicts_with() {
+    let mut node = Node::start().await;
+    let producer = node.cluster().producer().start().unwrap();
+    let send = producer.send("orders", message(1));
+    let mut stream = node.ingest().await;
+    stream.next().await;
+    let conflict = IngestRefused {
+        reason: Reason::ConflictingPayload.into(),
+        conflicting_sequence: 5,
+        ..IngestRefused::default()
+    };
+    stream.send(results([IngestResult {
+        result: Some(Item::Refused(conflict)),
+    }]));
+    let error = within(send).await.unwrap_err();
+    let SendError::Refused(refusal) = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        (refusal.reason, refusal.sequence),
+        (Reason::ConflictingPayload, Some(5))
+    );
 }
 
 #[test]
