@@ -43,7 +43,7 @@ pub(super) fn outcome(interface: &str, identity: Identity, error: &SendError) ->
                 return Outcome::Rejected(Refusal {
                     condition: ErrorCondition::DuplicateKey,
                     msh_field: Some(10),
-                    text: conflict(interface, identity, sequence_of(refusal)),
+                    text: conflict(interface, identity, refusal.sequence),
                 });
             }
             Reason::TooLarge | Reason::InvalidField => {
@@ -90,11 +90,6 @@ fn conflict(interface: &str, identity: Identity, sequence: Option<u64>) -> Strin
         "conflict: another message with the same {same} but different content was {accepted}; a changed message needs a \
          new control id"
     )
-}
-
-/// The sequence that a refused message conflicts with, where the cluster says it.
-fn sequence_of(_refusal: &ordo_client::Refusal) -> Option<u64> {
-    None
 }
 
 /// The outcome of a frame that broke. Only where it was cut is sending the same bytes again of use.

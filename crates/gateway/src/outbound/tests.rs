@@ -68,7 +68,7 @@ fn what_is_heard_decides_the_answer() {
     );
     assert_eq!(
         outbound.judge(nothing("no acknowledgement"), at(1), Tries::default()),
-        Answer::unanswered(after, "no acknowledgement")
+        Answer::unavailable_sent(after, "no acknowledgement")
     );
     let unanswered = Heard::Unanswered {
         reason: "committed, unanswered".to_owned(),
