@@ -445,6 +445,9 @@ const ACK_MS: (u64, u64) = (500, 2_500);
 /// What a slow laboratory takes: longer than the first.
 const SLOW: Duration = Duration::from_millis(1_000);
 
+/// What is on its way when a gateway stops is no concern of these tests.
+const SHUTDOWN: &str = "shutdown_ms = 100\n";
+
 fn ack(code: &str, control_id: &str) -> Vec<u8> {
     format!("MSH|^~\\&|LIS|LAB|HIS|WARD|20240101120001||ACK|A|P|2.3\rMSA|{code}|{control_id}\r")
         .into_bytes()
@@ -636,7 +639,7 @@ async fn every_manner_of_acknowledging_under_every_setting() {
     let cluster = nodes.cluster().unwrap();
     let admin = cluster.admin();
     let outbound = format!(
-        "[outbound]\nack_ms = {}\nack_ms_max = {}\npause_ms_min = 20\npause_ms_max = 200\n",
+        "[outbound]\nack_ms = {}\nack_ms_max = {}\nsilence_ms = 200\npause_ms_min = 20\npause_ms_max = 200\n",
         ACK_MS.0, ACK_MS.1
     );
     let (mut played, mut differ) = (0, Vec::new());
@@ -648,7 +651,7 @@ async fn every_manner_of_acknowledging_under_every_setting() {
             played += 1;
         }
         let sections: String = lanes.iter().map(Lane::section).collect();
-        let gateway = match gateway(&nodes, &(sections + &outbound)).await {
+        let gateway = match gateway(&nodes, &(SHUTDOWN.to_owned() + &sections + &outbound)).await {
             Ok(gateway) => gateway,
             Err(error) => {
                 differ.push(format!("{settings:?}: no gateway: {error:#}"));
