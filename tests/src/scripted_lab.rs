@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::mllp::{field, next_frame};
 
-/// How long it listens for the next order before it closes the connection with that unread.
+/// How long it waits for the next order to be there.
 const NEXT_ORDER_MAX: Duration = Duration::from_millis(500);
 
 /// One order as it reached the laboratory.
@@ -34,10 +34,10 @@ pub enum Step {
     Write(Vec<u8>),
     /// Thinks for so long.
     Wait(Duration),
+    /// Waits until the next order is there, or does not come, without reading it.
+    AwaitNext,
     /// Closes the connection.
     Close,
-    /// Closes the connection once the next order is there, or does not come, without reading it.
-    CloseUnread,
 }
 
 /// What it does about an order that it sees.
@@ -136,12 +136,11 @@ async fn serve(
                     }
                 }
                 Step::Wait(pause) => tokio::time::sleep(pause).await,
-                Step::Close => return,
-                Step::CloseUnread => {
+                Step::AwaitNext => {
                     let next = tokio::time::timeout(NEXT_ORDER_MAX, is_there(&stream));
                     let _ = next.await;
-                    return;
                 }
+                Step::Close => return,
             }
         }
     }

@@ -409,11 +409,17 @@ enum Manner {
     DoubledThenClosed,
     /// The same where all orders have one control id.
     DoubledThenClosedSameId,
+    /// The second time when the next order is there, which is never read.
+    DoubledLateThenClosed,
+    /// The same where all orders have one control id.
+    DoubledLateThenClosedSameId,
+    /// The one before once more, and then this one.
+    PreviousAgain,
     Error,
     Reject,
 }
 
-const MANNERS: [Manner; 23] = [
+const MANNERS: [Manner; 26] = [
     Manner::Plain,
     Manner::Doubled,
     Manner::CommitThenAccept,
@@ -435,6 +441,9 @@ const MANNERS: [Manner; 23] = [
     Manner::ClosedAfter,
     Manner::DoubledThenClosed,
     Manner::DoubledThenClosedSameId,
+    Manner::DoubledLateThenClosed,
+    Manner::DoubledLateThenClosedSameId,
+    Manner::PreviousAgain,
     Manner::Error,
     Manner::Reject,
 ];
@@ -445,6 +454,8 @@ const ACK_MS: (u64, u64) = (500, 2_500);
 /// What a slow laboratory takes: longer than the first.
 const SLOW: Duration = Duration::from_millis(1_000);
 
+/// How long a connection stays open behind a reply.
+const LINGER: Duration = Duration::from_millis(100);
 /// What is on its way when a gateway stops is no concern of these tests.
 const SHUTDOWN: &str = "shutdown_ms = 100\n";
 
@@ -458,7 +469,7 @@ impl Manner {
         let control_id = |order: usize| match self {
             Self::Cut => format!("{order}-LONGER-CONTROL-ID-0001"),
             Self::CutAlike => format!("LONGER-CONTROL-ID-0001-{order}"),
-            Self::DoubledThenClosedSameId => "SAME".to_owned(),
+            Self::DoubledThenClosedSameId | Self::DoubledLateThenClosedSameId => "SAME".to_owned(),
             _ => format!("CTRL-{order}"),
         };
         let wanted = match self {
@@ -510,7 +521,19 @@ impl Manner {
             Self::ClosedInstead => vec![Step::Close],
             Self::ClosedAfter => vec![plain(), Step::Close],
             Self::DoubledThenClosed | Self::DoubledThenClosedSameId => {
-                vec![both("AA", "AA"), Step::CloseUnread]
+                vec![both("AA", "AA"), Step::AwaitNext, Step::Close]
+            }
+            // What is written last is read before the end of the connection is noticed.
+            Self::DoubledLateThenClosed | Self::DoubledLateThenClosedSameId => vec![
+                plain(),
+                Step::AwaitNext,
+                plain(),
+                Step::Wait(LINGER),
+                Step::Close,
+            ],
+            Self::PreviousAgain => {
+                let number: usize = id.trim_start_matches("CTRL-").parse().unwrap();
+                vec![write("AA", &format!("CTRL-{}", number - 1)), plain()]
             }
             Self::Error => vec![write("AE", id)],
             Self::Reject => vec![write("AR", id)],
