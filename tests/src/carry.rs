@@ -78,7 +78,9 @@ pub async fn carry(burden: Burden, progress: impl Fn(&str)) -> Result<Arrived> {
     let carried_before = net.carried(from, to);
     nodes.nodes[place].start()?;
     let (began, mut broke, mut breaks) = (Instant::now(), Instant::now(), 0);
-    let within = Duration::from_secs(120 + 4 * burden.bytes / burden.bytes_a_second);
+    // Four times what the link takes, and 8 MiB a second for what the nodes do with it.
+    let within = 4 * burden.bytes / burden.bytes_a_second + (burden.bytes >> 23);
+    let within = Duration::from_secs(120 + within);
     loop {
         let status = nodes.status(place).await;
         if status.is_some_and(|status| status.applied_index >= filled.applied_index) {

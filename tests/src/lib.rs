@@ -11,6 +11,7 @@ pub mod namespaces;
 pub mod power;
 mod process;
 pub mod proxy;
+pub mod scripted_lab;
 pub mod shim;
 pub mod torture;
 pub mod traffic;
@@ -38,17 +39,27 @@ pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>
 pub async fn eventually_within<T>(
     patience: Duration,
     what: &str,
-    mut condition: impl AsyncFnMut() -> Option<T>,
+    condition: impl AsyncFnMut() -> Option<T>,
 ) -> T {
-    let deadline = tokio::time::Instant::now() + patience;
+    match within(patience, condition).await {
+        Some(value) => value,
+        None => panic!("waited {patience:?} for: {what}"),
+    }
+}
+
+/// Polls `condition` until it gives a value, or `limit` has passed.
+pub async fn within<T>(
+    limit: Duration,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> Option<T> {
+    let deadline = tokio::time::Instant::now() + limit;
     loop {
         if let Some(value) = condition().await {
-            return value;
+            return Some(value);
         }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "waited {patience:?} for: {what}"
-        );
+        if tokio::time::Instant::now() >= deadline {
+            return None;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use ordo_client::Outcome;
-use ordo_gateway::config::{GatewayConfig, ListenConfig, OutboundConfig, SendConfig};
 use ordo_gateway::gateway::Gateway;
 use ordo_gateway::lab::{Lab, LabConfig};
 use ordo_gateway::msh::Msh;
@@ -11,7 +10,6 @@ use ordo_tests::load::{consume, staged};
 use ordo_tests::mllp::{Sender, sample_orders};
 use ordo_tests::{Nodes, eventually};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 const LANES: usize = 22;
 const SKIPPED: &str = "skipped: the folder with the public sample orders is not there";
@@ -38,28 +36,15 @@ fn spread(orders: &BTreeMap<String, Bytes>) -> Vec<Vec<(&String, &Bytes)>> {
 
 /// A gateway that listens for every lane and delivers each to the address that goes with it.
 async fn gateway(nodes: &Nodes, lanes: &[(String, Option<String>)]) -> Gateway {
-    let listen = |(interface, _): &(String, Option<String>)| {
-        ListenConfig::new("127.0.0.1:0".parse().unwrap(), interface.clone())
-    };
-    let send = |(interface, address): &(String, Option<String>)| {
-        address.clone().map(|address| SendConfig {
-            interface: interface.clone(),
-            address,
-            ..SendConfig::default()
-        })
-    };
-    let config = GatewayConfig {
-        listen: lanes.iter().map(listen).collect(),
-        send: lanes.iter().filter_map(send).collect(),
-        outbound: OutboundConfig {
-            pause_min: Duration::from_millis(50),
-            ..OutboundConfig::default()
-        },
-        ..GatewayConfig::default()
-    };
-    Gateway::start(config, &nodes.cluster().unwrap())
-        .await
-        .unwrap()
+    let mut settings = String::new();
+    for (interface, address) in lanes {
+        settings += &format!("[[listen]]\naddress = \"127.0.0.1:0\"\ninterface = {interface:?}\n");
+        if let Some(address) = address {
+            settings += &format!("[[send]]\ninterface = {interface:?}\naddress = {address:?}\n");
+        }
+    }
+    settings += "[outbound]\npause_ms_min = 50\n";
+    ordo_tests::mllp::gateway(nodes, &settings).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,59 +227,5 @@ async fn a_laboratory_that_is_down_costs_no_message_its_attempts() {
         (interface.dead_letters, interface.destinations[0].attempts),
         (0, 0)
     );
-    gateway.shutdown().await;
-}
-
-/// A client that no one here wrote: Python's `hl7`. It exits with 0 even on AE, so the replies are what counts.
-#[tokio::test(flavor = "multi_thread")]
-async fn pythons_hl7_sends_orders_and_reads_their_acknowledgements() {
-    let Some(python) = std::env::var_os("ORDO_TEST_PYTHON") else {
-        return println!(
-            "skipped: ORDO_TEST_PYTHON names no Python that has the package hl7; tests/run sets it"
-        );
-    };
-    let nodes = Nodes::three().await.unwrap();
-    let cluster = nodes.cluster().unwrap();
-    cluster
-        .admin()
-        .create_interface("PY", staged(&[]))
-        .await
-        .unwrap();
-    let gateway = gateway(&nodes, &[("PY".to_owned(), None)]).await;
-    let file = nodes.folder().join("orders.hl7");
-    let orders: Vec<_> = ordo_gateway::orders::OrderGenerator::new("PY", 7)
-        .take(5)
-        .collect();
-    let mut text = Vec::new();
-    for order in &orders {
-        text.extend(
-            order
-                .payload
-                .iter()
-                .map(|byte| if *byte == b'\r' { b'\n' } else { *byte }),
-        );
-    }
-    std::fs::write(&file, text).unwrap();
-    let sender = std::path::Path::new(&python).with_file_name("mllp_send");
-    let address = gateway.listening()[0];
-    let output = tokio::process::Command::new(sender)
-        .args(["--loose", "--port", &address.port().to_string(), "--file"])
-        .arg(&file)
-        .arg(address.ip().to_string())
-        .output()
-        .await
-        .unwrap();
-    let replies = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{replies}{errors}");
-    for order in &orders {
-        assert!(
-            replies.contains(&format!("MSA|AA|{}", order.control_id)),
-            "{}: {replies}{errors}",
-            order.control_id
-        );
-    }
-    let interface = cluster.admin().get_interface("PY").await.unwrap();
-    assert_eq!(interface.last_sequence, 5);
     gateway.shutdown().await;
 }
