@@ -116,8 +116,10 @@ impl<R: Rules> Lane<'_, R> {
             return;
         }
         let head = destination.checkpoint.next();
-        let times = destination.repeats;
-        let reason = format!("sent again {times} times; last: {}", destination.reason);
+        let reason = format!(
+            "it may have arrived before: repeats {}; last: {}",
+            destination.repeats, destination.reason
+        );
         let place = self.interface.destination_name(number).to_owned();
         self.event(head, EventKind::DeliveryRepeated, place, reason);
     }

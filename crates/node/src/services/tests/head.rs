@@ -146,7 +146,10 @@ async fn what_a_receiver_says_later_stands_in_the_history_eight_times_at_most() 
     assert_eq!(kinds[..3], [Accepted, DeliveryRepeated, Delivered]);
     assert_eq!(kinds[3..], [Noted; 8]);
     let (repeated, noted) = (&told.events[1], &told.events[3]);
-    assert_eq!(repeated.reason, "sent again 1 times; last: no reply");
+    assert_eq!(
+        repeated.reason,
+        "it may have arrived before: repeats 1; last: no reply"
+    );
     assert_eq!(
         (noted.place.as_str(), noted.reason.as_str()),
         ("default", "AE: no")
