@@ -30,13 +30,17 @@
 //!
 //! Building is a function of its arguments: time and control id are handed in.
 
+mod received;
+
 use std::fmt;
 
 use bytes::Bytes;
 
+pub use self::received::{AckError, ReceivedAck};
+
 use crate::charset::Charset;
 use crate::hl7::Message;
-use crate::msh::{EncodingCharacters, Msh, MshError, is_blank, printable};
+use crate::msh::{EncodingCharacters, Msh, MshError, is_blank};
 use crate::time::Hl7Time;
 
 /// Longest reason written or read, in characters; MSA-3 and ERR-8 allow no more than 80 and 250, receivers cut.
@@ -416,112 +420,6 @@ fn escaped(text: &str, separator: u8, encoding: EncodingCharacters, charset: Cha
             }
         };
         out.extend_from_slice(&[encoding.escape, letter, encoding.escape]);
-    }
-    out
-}
-
-/// Why a reply is not an acknowledgement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AckError {
-    /// Its header can't be read.
-    #[error("the reply is not an acknowledgement: {0}")]
-    Msh(#[from] MshError),
-    /// It has no MSA segment.
-    #[error("the reply is not an acknowledgement: it has no MSA segment")]
-    NoMsa,
-    /// MSA-1 is not one of the six codes.
-    #[error("the reply has an unknown acknowledgement code in MSA-1")]
-    UnknownCode,
-}
-
-/// An acknowledgement that was received.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ReceivedAck {
-    /// MSA-1.
-    pub code: AckCode,
-    /// MSA-2, raw: the control id of the message it answers.
-    pub control_id: Vec<u8>,
-    /// The receiver's reason: MSA-3, else the user message or code text of the first ERR; empty where it gave none.
-    /// Printable ASCII, 250 characters at most. It is the receiver's own wording, so keep it with the message (its
-    /// dead letter) and out of logs.
-    pub text: String,
-}
-
-impl fmt::Debug for ReceivedAck {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReceivedAck")
-            .field("code", &self.code)
-            .finish_non_exhaustive()
-    }
-}
-
-impl ReceivedAck {
-    /// Reads a reply.
-    ///
-    /// # Errors
-    /// Where it is not an acknowledgement; nothing can be concluded from it then.
-    pub fn read(reply: &[u8]) -> Result<Self, AckError> {
-        let message = Message::read(reply)?;
-        let msa = message.first("MSA").ok_or(AckError::NoMsa)?;
-        let code =
-            AckCode::from_bytes(msa.field(1).raw().trim_ascii()).ok_or(AckError::UnknownCode)?;
-        let separator = message.msh().field_separator();
-        let encoding = message.msh().encoding_characters();
-        let err = message.first("ERR");
-        // ERR-8 user message, ERR-7 diagnostics, ERR-3.2 (from 2.5 on) and ERR-1.5 (before): first that says something.
-        let candidates = [
-            msa.field(3).raw(),
-            err.map(|err| err.field(8).raw()).unwrap_or_default(),
-            err.map(|err| err.field(7).raw()).unwrap_or_default(),
-            err.map(|err| err.field(3).component(2)).unwrap_or_default(),
-            err.map(|err| err.field(1).raw()).unwrap_or_default(),
-        ];
-        let reason = candidates
-            .into_iter()
-            .find(|text| !is_blank(text))
-            .unwrap_or_default();
-        let text = printable(
-            &unescaped(reason, separator, encoding),
-            REASON_CHARACTERS_MAX,
-        );
-        Ok(Self {
-            code,
-            control_id: msa.field(2).raw().to_vec(),
-            text,
-        })
-    }
-
-    /// Whether it answers the message with this header: MSA-2 is its MSH-10, byte for byte.
-    pub fn answers(&self, msh: &Msh<'_>) -> bool {
-        self.control_id == msh.field(10)
-    }
-}
-
-/// Undoes [`escaped`]; sequences it does not know stay as they are.
-fn unescaped(text: &[u8], separator: u8, encoding: EncodingCharacters) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if byte == encoding.escape
-            && let [letter, end, after @ ..] = tail
-            && *end == encoding.escape
-        {
-            let meant = match letter {
-                b'F' => Some(separator),
-                b'S' => Some(encoding.component),
-                b'R' => Some(encoding.repetition),
-                b'E' => Some(encoding.escape),
-                b'T' => Some(encoding.subcomponent),
-                _ => None,
-            };
-            if let Some(meant) = meant {
-                out.push(meant);
-                rest = after;
-                continue;
-            }
-        }
-        out.push(byte);
     }
     out
 }

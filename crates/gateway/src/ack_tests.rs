@@ -229,6 +229,49 @@ fn replies_of_others_are_read_whatever_ends_their_segments() {
 }
 
 #[test]
+fn reasons_keep_their_characters_in_the_set_that_msh_18_names() {
+    let cases: [(&str, &[u8], &str); 10] = [
+        (
+            "UNICODE UTF-8",
+            "Prüfung: Größe 検査".as_bytes(),
+            "Prüfung: Größe 検査",
+        ),
+        ("utf-8", "Prüfung".as_bytes(), "Prüfung"),
+        ("8859/1", b"Pr\xfcfung", "Prüfung"),
+        ("8859/15", b"5 \xa4", "5 €"),
+        ("ASCII~8859/2", b"Pr\xfcfung", "Prüfung"),
+        ("~ISO IR87", b"\x1b$B8!::\x1b(B no", "検査 no"),
+        ("GB 18030-2000", b"\xbc\xec\xb2\xe9", "检查"),
+        // Nothing is named: what is UTF-8 throughout is read as that, and nothing is guessed of the rest.
+        ("", "Prüfung".as_bytes(), "Prüfung"),
+        ("", b"Pr\xfcfung", "Pr?fung"),
+        (
+            "UNICODE UTF-8",
+            b"a\x07b\xffc\xe2\x80\xaed\\F\\",
+            "a?b?c?d|",
+        ),
+    ];
+    for (msh_18, reason, expected) in cases {
+        let header =
+            format!("MSH|^~\\&|L|L|H|W|20240101||ACK|1|P|2.5||||||{msh_18}\rMSA|AR|CTRL-1|");
+        let reply = [header.as_bytes(), reason, b"\r"].concat();
+        let ack = ReceivedAck::read(&reply).unwrap();
+        assert_eq!(ack.text, expected, "{msh_18}");
+        assert_eq!(ack.control_id, b"CTRL-1");
+    }
+}
+
+#[test]
+fn a_code_in_lower_case_is_read_where_that_is_wanted() {
+    let reply = b"MSH|^~\\&|A\rMSA|ae|1|no\r";
+    assert_eq!(ReceivedAck::read(reply), Err(AckError::CodeInLowerCase));
+    let ack = ReceivedAck::read_in_any_case(reply).unwrap();
+    assert_eq!(ack.code, AckCode::ApplicationError);
+    let missing = ReceivedAck::read(b"MSH|^~\\&|A\rMSA|AA\r").unwrap();
+    assert_eq!(missing.control_id, b"");
+}
+
+#[test]
 fn what_is_no_acknowledgement_says_why() {
     assert_eq!(ReceivedAck::read(b""), Err(AckError::Msh(MshError::Empty)));
     assert_eq!(
