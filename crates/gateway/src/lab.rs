@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::codec::Framed;
@@ -27,7 +28,7 @@ use tokio_util::task::TaskTracker;
 pub use self::records::{LabInterface, LabJudgement, LabSummary, UNNUMBERED};
 
 use self::records::Records;
-use crate::ack::{ErrorCondition, Outcome, Refusal, acknowledge, reject_unreadable};
+use crate::ack::{AckCode, ErrorCondition, Outcome, Refusal, acknowledge, reject_unreadable};
 use crate::mllp::{MllpCodec, MllpError, PAYLOAD_BYTES_MAX};
 use crate::msh::Msh;
 use crate::time::Hl7Time;
@@ -77,12 +78,43 @@ pub enum LabAnswer {
     FileAndClose,
     /// Does not file it and accepts a control id that was never sent.
     Mismatch,
+    /// Neither files nor answers it, and closes the connection.
+    Drop,
+    /// Files it, accepts it, and closes the connection.
+    AcceptAndClose,
+    /// Files it and accepts it twice.
+    AcceptTwice,
+    /// Files it and accepts it this much later. The connection takes nothing else meanwhile.
+    AcceptLate(Duration),
+    /// Files it, answers CA and then, as its application, this.
+    CommitThen(AckCode),
+    /// Files it and sends these bytes as they are, unframed. See [`reply`].
+    Bytes(Bytes),
 }
 
 impl LabAnswer {
     fn files(&self) -> bool {
-        matches!(self, Self::Accept | Self::FileSilently | Self::FileAndClose)
+        !matches!(
+            self,
+            Self::Error(_) | Self::Reject(_) | Self::Silence | Self::Mismatch | Self::Drop
+        )
     }
+}
+
+/// A reply of the kind that many laboratories send, whatever the message was: MSH and MSA with this code and this
+/// control id.
+#[must_use]
+pub fn reply(code: AckCode, control_id: &[u8]) -> Bytes {
+    let head = format!("MSH|^~\\&|LIS|LAB|HIS|WARD|20240101120001||ACK|ACK-1|P|2.3\rMSA|{code}|");
+    [head.as_bytes(), control_id, b"\r"].concat().into()
+}
+
+/// One thing that is done in answer to a message.
+enum Step {
+    Frame(Bytes),
+    Bytes(Bytes),
+    Wait(Duration),
+    Close,
 }
 
 /// What an answer hook gets to see.
@@ -265,8 +297,8 @@ impl Shared {
         )
     }
 
-    /// Books a message; what to send, and whether to go on.
-    fn receive(&self, payload: &Bytes) -> (Option<Bytes>, bool) {
+    /// Books a message; what to do then.
+    fn receive(&self, payload: &Bytes) -> Vec<Step> {
         let header = Msh::scan(payload).and_then(|msh| Ok((msh, msh.control_id()?)));
         let (msh, control_id) = match header {
             Ok(header) => header,
@@ -274,9 +306,10 @@ impl Shared {
                 self.record(|records| records.unreadable += 1);
                 let reply =
                     reject_unreadable(&error.into(), Hl7Time::now(), &self.acknowledgement_id());
-                return (Some(reply), true);
+                return vec![Step::Frame(reply)];
             }
         };
+        let raw_control_id = control_id;
         let control_id = String::from_utf8_lossy(control_id);
         let (interface, number) =
             records::book_under(self.config.interface.as_deref(), &control_id);
@@ -302,19 +335,34 @@ impl Shared {
             };
             records.receive(interface, &arrival, &answer, &self.config);
         });
-        let reply =
+        let acknowledged =
             |outcome| acknowledge(&msh, &outcome, Hl7Time::now(), &self.acknowledgement_id());
         let refusal = |text: &str| Refusal::new(ErrorCondition::Internal, text);
+        let framed = |ack: Option<Bytes>| ack.map(Step::Frame).into_iter();
+        let accepted = || framed(acknowledged(Outcome::Accepted));
         match answer {
-            LabAnswer::Accept => (reply(Outcome::Accepted), true),
-            LabAnswer::Error(text) => (reply(Outcome::Failed(refusal(&text))), true),
-            LabAnswer::Reject(text) => (reply(Outcome::Rejected(refusal(&text))), true),
-            LabAnswer::Silence | LabAnswer::FileSilently => (None, true),
-            LabAnswer::FileAndClose => (None, false),
-            LabAnswer::Mismatch => (
-                reply(Outcome::Accepted).map(|ack| with_other_control_id(&ack)),
-                true,
-            ),
+            LabAnswer::Accept => accepted().collect(),
+            LabAnswer::Error(text) => {
+                framed(acknowledged(Outcome::Failed(refusal(&text)))).collect()
+            }
+            LabAnswer::Reject(text) => {
+                framed(acknowledged(Outcome::Rejected(refusal(&text)))).collect()
+            }
+            LabAnswer::Silence | LabAnswer::FileSilently => Vec::new(),
+            LabAnswer::FileAndClose | LabAnswer::Drop => vec![Step::Close],
+            LabAnswer::Mismatch => {
+                let ack = acknowledged(Outcome::Accepted);
+                framed(ack.map(|ack| with_other_control_id(&ack))).collect()
+            }
+            LabAnswer::AcceptAndClose => accepted().chain([Step::Close]).collect(),
+            LabAnswer::AcceptTwice => accepted().chain(accepted()).collect(),
+            LabAnswer::AcceptLate(pause) => {
+                [Step::Wait(pause)].into_iter().chain(accepted()).collect()
+            }
+            LabAnswer::CommitThen(code) => [AckCode::CommitAccept, code]
+                .map(|code| Step::Frame(reply(code, raw_control_id)))
+                .into(),
+            LabAnswer::Bytes(bytes) => vec![Step::Bytes(bytes)],
         }
     }
 }
@@ -369,29 +417,30 @@ async fn serve(shared: &Shared, stream: TcpStream) {
     }
     let mut framed = Framed::new(stream, MllpCodec::new(shared.config.payload_bytes_max));
     while let Some(frame) = framed.next().await {
-        let (reply, go_on) = match frame {
+        let steps = match frame {
             Ok(payload) => shared.receive(&payload),
             Err(MllpError::Io(_)) => return,
             Err(error) => {
                 shared.record(|records| records.framing_errors += 1);
                 let refusal = Refusal::new(ErrorCondition::SegmentSequence, error.to_string());
-                (
-                    Some(reject_unreadable(
-                        &refusal,
-                        Hl7Time::now(),
-                        &shared.acknowledgement_id(),
-                    )),
-                    false,
-                )
+                let id = shared.acknowledgement_id();
+                let reply = reject_unreadable(&refusal, Hl7Time::now(), &id);
+                vec![Step::Frame(reply), Step::Close]
             }
         };
-        if let Some(reply) = reply
-            && framed.send(reply).await.is_err()
-        {
-            return;
-        }
-        if !go_on {
-            return;
+        for step in steps {
+            let done = match step {
+                Step::Frame(reply) => framed.send(reply).await.is_ok(),
+                Step::Bytes(bytes) => framed.get_mut().write_all(&bytes).await.is_ok(),
+                Step::Wait(pause) => {
+                    tokio::time::sleep(pause).await;
+                    true
+                }
+                Step::Close => false,
+            };
+            if !done {
+                return;
+            }
         }
     }
 }

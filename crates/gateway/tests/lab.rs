@@ -253,6 +253,43 @@ async fn it_answers_whatever_it_is_told_to() {
 }
 
 #[tokio::test]
+async fn it_answers_as_other_laboratories_do() {
+    let lab = Lab::start(LabConfig::default()).await.unwrap();
+    let order = orders("RAD", 1).remove(0);
+    lab.answer_with(|message| match message.earlier {
+        0 => LabAnswer::AcceptTwice,
+        1 => LabAnswer::CommitThen(AckCode::ApplicationError),
+        2 => LabAnswer::AcceptLate(Duration::from_millis(1)),
+        3 => LabAnswer::Bytes(Bytes::from_static(
+            b"\x0bMSH|^~\\&|LIS\rMSA|AR|X\r\x1c\r",
+        )),
+        4 => LabAnswer::AcceptAndClose,
+        _ => LabAnswer::Drop,
+    });
+    let mut connection = connect(&lab).await;
+    let (accept, commit) = (AckCode::ApplicationAccept, AckCode::CommitAccept);
+    let expected = [
+        &[accept, accept][..],
+        &[commit, AckCode::ApplicationError],
+        &[accept],
+        &[AckCode::ApplicationReject],
+        &[accept],
+    ];
+    for codes in expected {
+        send(&mut connection, &order.payload).await;
+        for code in codes {
+            assert_eq!(reply(&mut connection).await.unwrap().code, *code);
+        }
+    }
+    assert!(reply(&mut connection).await.is_none());
+    let mut connection = connect(&lab).await;
+    send(&mut connection, &order.payload).await;
+    assert!(reply(&mut connection).await.is_none());
+    let seen = lab.summary().interfaces["RAD"];
+    assert_eq!((seen.received, seen.filed, seen.unanswered), (6, 1, 1));
+}
+
+#[tokio::test]
 async fn what_is_not_hl7_is_rejected_and_what_is_not_mllp_ends_the_connection() {
     let lab = Lab::start(LabConfig {
         payload_bytes_max: 2_000,

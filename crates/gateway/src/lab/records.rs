@@ -168,14 +168,18 @@ impl Records {
         let files = answer.files() && !(*filed && config.discard_repeats);
         *filed |= files;
         match answer {
-            LabAnswer::Accept => {}
+            LabAnswer::Accept
+            | LabAnswer::AcceptAndClose
+            | LabAnswer::AcceptTwice
+            | LabAnswer::AcceptLate(_)
+            | LabAnswer::CommitThen(_)
+            | LabAnswer::Bytes(_) => {}
             LabAnswer::Error(_) | LabAnswer::Reject(_) => record.counts.refused += 1,
             LabAnswer::Silence
             | LabAnswer::FileSilently
             | LabAnswer::FileAndClose
-            | LabAnswer::Mismatch => {
-                record.counts.unanswered += 1;
-            }
+            | LabAnswer::Drop
+            | LabAnswer::Mismatch => record.counts.unanswered += 1,
         }
         if files {
             record.file(arrival);
