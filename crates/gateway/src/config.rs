@@ -14,6 +14,10 @@
 //! interface = "RAD"
 //! destination = "default"
 //! address = "127.0.0.1:2576"
+//! match = "strict"                 # MSA-2 is MSH-10; "lenient": cut to 20 characters, blanks around it, empty where
+//!                                  # nothing else can be meant, MSA-1 in lower case; "any": MSA-1 alone counts
+//! # await = "commit"               # CA settles a message; "application": AA, AE or AR does. Else as MSH-15 and MSH-16 ask
+//! connection = "keep"              # between messages; or "per_message"
 //!
 //! [inbound]                        # these and the following are the defaults
 //! connections = 100                # on each address
@@ -25,9 +29,11 @@
 //! [outbound]
 //! connect_ms = 5000
 //! ack_ms = 30000                   # for the message to be taken and for its acknowledgement to come
+//! ack_ms_max = 300000              # while nothing comes, on the same connection, before the message is sent again
 //! silence_ms = 1000                # how long a receiver that need not answer (MSH-15) is listened to
 //! pause_ms_min = 1000              # after a try that failed, doubled with each further one
-//! pause_ms_max = 60000
+//! pause_ms_max = 300000
+//! repeats_max = 5                  # a message that was sent again so often without an answer is told as an error
 //! ```
 //!
 //! Beside these: `allow_plaintext = true`, without which every MLLP address must be on loopback, and `shutdown_ms`
@@ -180,6 +186,47 @@ pub struct SendConfig {
     pub destination: String,
     /// Where it listens, `host:port`.
     pub address: String,
+    /// When a reply is taken for one to a message.
+    pub matching: Match,
+    /// Which reply settles a message; `None`: the one that its MSH-15 and MSH-16 ask for.
+    pub awaits: Option<Await>,
+    /// How long a connection is kept.
+    pub connection: ConnectionUse,
+}
+
+/// When a reply is taken for one to a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Match {
+    /// MSA-2 is MSH-10, byte for byte.
+    #[default]
+    Strict,
+    /// MSA-2 is MSH-10, or that cut to 20 characters or with other blanks around it, or empty where only one message
+    /// can be meant. MSA-1 may be in lower case.
+    Lenient,
+    /// MSA-1 alone counts, where only one message can be meant.
+    Any,
+}
+
+/// Which reply settles a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Await {
+    /// CA: the receiver has it. What its application says later is told, and changes nothing.
+    Commit,
+    /// AA, AE or AR: its application has it. After CA it is not sent again.
+    Application,
+}
+
+/// How long a connection is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionUse {
+    /// For the next message.
+    #[default]
+    Keep,
+    /// Until its message is settled.
+    PerMessage,
 }
 
 /// How senders are treated.
@@ -204,12 +251,31 @@ pub struct OutboundConfig {
     pub connect: Duration,
     /// How long a message may take to be taken and acknowledged.
     pub ack: Duration,
+    /// How long a receiver from which nothing comes is waited for, on the same connection, before the message is sent
+    /// again.
+    pub ack_max: Duration,
     /// How long a receiver that may stay silent when all is well (MSH-15 `NE` or `ER`) is listened to.
     pub silence: Duration,
     /// The pause after a first try that failed; it doubles with each further one.
     pub pause_min: Duration,
     /// The longest pause.
     pub pause_max: Duration,
+    /// How often a message is sent again without an answer before a person is told.
+    pub repeats_max: u32,
+}
+
+impl Default for SendConfig {
+    /// The destination called "default", and neither an interface nor an address.
+    fn default() -> Self {
+        Self {
+            interface: String::new(),
+            destination: "default".to_owned(),
+            address: String::new(),
+            matching: Match::default(),
+            awaits: None,
+            connection: ConnectionUse::default(),
+        }
+    }
 }
 
 impl Default for GatewayConfig {
@@ -244,9 +310,11 @@ impl Default for OutboundConfig {
         Self {
             connect: Duration::from_secs(5),
             ack: Duration::from_secs(30),
+            ack_max: Duration::from_secs(5 * 60),
             silence: Duration::from_secs(1),
             pause_min: Duration::from_secs(1),
-            pause_max: Duration::from_secs(60),
+            pause_max: Duration::from_secs(5 * 60),
+            repeats_max: 5,
         }
     }
 }

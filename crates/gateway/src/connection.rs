@@ -160,6 +160,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
+    /// Whether something was read of a frame that has not ended.
+    pub(crate) fn has_begun(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     /// Writes one frame, within `limit`.
     pub(crate) async fn write(
         &mut self,

@@ -5,26 +5,35 @@
 //!
 //! | receiver | answer | what follows |
 //! | --- | --- | --- |
-//! | AA, CA | `ack` | the next sequence |
+//! | AA, or CA where no AA is awaited | `ack` | the next sequence |
 //! | AE, CE | `retry` | an attempt is counted; again after a pause that doubles with each |
 //! | AR, CR | `reject` | a dead letter for this destination, then the next sequence |
-//! | no connection, no reply in time, a reply that is none or answers another message | `unavailable` | no attempt is counted; the connection is closed; again after a pause that doubles with each failure |
+//! | CA where AA is awaited, and nothing more in time | `unavailable`, *committed, unanswered* | it is not sent again by itself; the reply is waited for |
+//! | no connection, no reply in time, none that can be taken | `unavailable` | no attempt is counted; again after a pause that doubles with each failure |
+//!
+//! What a receiver is expected to reply is for [`expect`] to say, which message a reply means for [`memory`], and for how
+//! long it is listened to for [`link`]. A reply that comes after its message was acknowledged to the cluster changes
+//! nothing; where it refuses the message, a person has to look, and an error is logged.
 //!
 //! A message that can't be sent over MLLP at all (no readable header, no MSH-10 to match a reply with, a framing byte
 //! within) is rejected without asking the receiver. A skip marker is acknowledged at once: the receiver never hears of
-//! it. A message is given up, and the connection closed, before the grant can be another's
-//! ([`Delivery::revoked`]). MSH-15 of what is sent decides whether a receiver has to reply; see [`link`].
+//! it. A message is given up, and the connection closed, before the grant can be another's ([`Delivery::revoked`]).
 
+mod expect;
 mod link;
+mod memory;
 
 use std::time::Duration;
 
-use ordo_client::{Answer, ConsumeError, Consumer, Content, Delivery, SubscribeTo, Subscription};
+use ordo_client::{
+    Answer, ConsumeError, Consumer, Content, Delivery, Position, SubscribeTo, Subscription,
+};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::link::{Heard, Link};
-use crate::ack::AckCode;
+use self::memory::{Note, Said};
+use crate::ack::{AckCode, Verdict};
 use crate::backoff::Backoff;
 use crate::config::{OutboundConfig, SendConfig};
 
@@ -41,6 +50,12 @@ pub(crate) struct Outbound {
     to: SendConfig,
     link: Link,
     unavailable: Backoff,
+    pause_min: Duration,
+    repeats_max: u32,
+    /// The message that may have reached the receiver and is sent again, and how often.
+    repeated: Option<(Position, u32)>,
+    /// The message that was told to be committed and unanswered.
+    unanswered: Option<Position>,
     stop: CancellationToken,
 }
 
@@ -48,7 +63,11 @@ impl Outbound {
     pub(crate) fn new(to: SendConfig, limits: OutboundConfig, stop: CancellationToken) -> Self {
         Self {
             unavailable: Backoff::new(limits.pause_min, limits.pause_max),
-            link: Link::new(to.address.clone(), limits),
+            pause_min: limits.pause_min,
+            repeats_max: limits.repeats_max,
+            repeated: None,
+            unanswered: None,
+            link: Link::to(&to, limits),
             to,
             stop,
         }
@@ -102,7 +121,10 @@ impl Outbound {
                 () = self.stop.cancelled() => return Ok(()),
                 delivery = subscription.next() => delivery,
                 // Notices a receiver that closes an idle connection, so that the next message goes out on a new one.
-                () = self.link.watch() => continue,
+                () = self.link.watch() => {
+                    self.tell_notes();
+                    continue;
+                }
             };
             let Some(delivery) = delivery else {
                 return Ok(());
@@ -111,6 +133,7 @@ impl Outbound {
             *delivered = true;
             let answer = self.deliver(&delivery).await;
             self.answer(delivery, answer);
+            self.tell_notes();
         }
     }
 
@@ -159,46 +182,44 @@ impl Outbound {
                 return Answer::Ack;
             }
         };
+        let position = delivery.position();
         let heard = tokio::select! {
             biased;
-            heard = self.link.deliver(&message.payload, delivery.begin()) => heard,
+            heard = self.link.deliver(position, &message.payload, delivery.begin()) => Some(heard),
             // What was under way is dropped, and its connection with it.
-            () = delivery.revoked() => Heard::Nothing { reason: REVOKED.to_owned() },
+            () = delivery.revoked() => None,
         };
-        self.judge(heard, sequence, delivery.attempts())
+        let heard = heard.unwrap_or_else(|| Heard::Nothing {
+            reason: REVOKED.to_owned(),
+            sent: self.link.may_have_sent(),
+        });
+        self.judge(heard, position, delivery.attempts())
     }
 
     /// What the cluster is told of what was heard. The receiver's own words go there, to be kept with the message, and
     /// into no log.
-    fn judge(&mut self, heard: Heard, sequence: u64, attempts: u32) -> Answer {
+    fn judge(&mut self, heard: Heard, position: Position, attempts: u32) -> Answer {
+        let sequence = position.sequence;
+        if matches!(heard, Heard::Said(_)) {
+            self.answers_again();
+        }
         let SendConfig {
             interface,
             destination,
             address,
+            ..
         } = &self.to;
-        let spoke = matches!(
-            heard,
-            Heard::Accepted | Heard::Error { .. } | Heard::Rejected { .. }
-        );
-        if spoke && self.unavailable.reset() {
-            tracing::info!(
-                interface,
-                destination,
-                address,
-                "the receiver answers again"
-            );
-        }
         match heard {
-            Heard::Accepted => {
+            Heard::Said(Said::Accepted) => {
                 tracing::debug!(interface, destination, sequence, "delivered");
                 Answer::Ack
             }
-            Heard::Error { code, text } => {
+            Heard::Said(Said::Error { code, text }) => {
                 let after = self.unavailable.after(attempts);
                 tracing::warn!(interface, destination, sequence, attempts, %code, ?after, "the receiver answered with an error");
                 Answer::retry(after, told(code, &text))
             }
-            Heard::Rejected { code, text } => {
+            Heard::Said(Said::Rejected { code, text }) => {
                 tracing::warn!(interface, destination, sequence, %code, "the receiver rejected the message");
                 Answer::reject(told(code, &text))
             }
@@ -212,21 +233,113 @@ impl Outbound {
                 );
                 Answer::reject(reason)
             }
-            Heard::Nothing { reason } => {
+            Heard::Nothing { reason, sent } => {
                 let after = self.unavailable.next();
                 tracing::warn!(
                     interface,
                     destination,
                     address,
                     sequence,
+                    sent,
                     reason,
                     ?after,
                     "the receiver is unavailable"
                 );
-                Answer::unavailable(after, reason)
+                if sent {
+                    self.count_repeat(position);
+                }
+                unavailable(after, sent, reason)
+            }
+            Heard::Unanswered { reason } => {
+                // Where it is listened to nothing is gained by a longer pause.
+                let after = match self.link.is_open() {
+                    true => self.pause_min,
+                    false => self.unavailable.next(),
+                };
+                if self.unanswered != Some(position) {
+                    self.unanswered = Some(position);
+                    tracing::error!(
+                        interface,
+                        destination,
+                        address,
+                        sequence,
+                        "the receiver took a message (CA) and its application does not answer; it is not sent again by itself"
+                    );
+                }
+                unavailable(after, true, reason)
             }
         }
     }
+
+    fn answers_again(&mut self) {
+        if self.unavailable.reset() {
+            let SendConfig {
+                interface,
+                destination,
+                address,
+                ..
+            } = &self.to;
+            tracing::info!(
+                interface,
+                destination,
+                address,
+                "the receiver answers again"
+            );
+        }
+    }
+
+    /// Counts a try that may have reached the receiver and that another follows; a person is told once a message.
+    fn count_repeat(&mut self, position: Position) {
+        let earlier = self.repeated.filter(|(of, _)| *of == position);
+        let repeats = earlier.map_or(0, |(_, repeats)| repeats).saturating_add(1);
+        self.repeated = Some((position, repeats));
+        if repeats == self.repeats_max {
+            let SendConfig {
+                interface,
+                destination,
+                address,
+                ..
+            } = &self.to;
+            let sequence = position.sequence;
+            tracing::error!(
+                interface,
+                destination,
+                address,
+                sequence,
+                repeats,
+                "a message was sent again and again without an answer; nothing passes it until the receiver answers or a person decides"
+            );
+        }
+    }
+
+    /// Tells what followed on replies that had settled their messages.
+    fn tell_notes(&mut self) {
+        for note in self.link.take_notes() {
+            self.tell(&note);
+        }
+    }
+
+    fn tell(&self, note: &Note) {
+        let SendConfig {
+            interface,
+            destination,
+            ..
+        } = &self.to;
+        let (sequence, code) = (note.position.sequence, note.code);
+        if code.verdict() == Verdict::Accept {
+            tracing::debug!(interface, destination, sequence, %code, "the application confirmed a message");
+        } else {
+            // It was acknowledged to the cluster already.
+            tracing::error!(interface, destination, sequence, %code, "the receiver refused a message that it had accepted; a person has to look");
+        }
+    }
+}
+
+/// What the cluster is told where the receiver settled nothing. `sent`: the message may have reached it.
+fn unavailable(after: Duration, sent: bool, reason: String) -> Answer {
+    // The protocol has no place for it yet.
+    let _ = sent;
+    Answer::unavailable(after, reason)
 }
 
 fn told(code: AckCode, text: &str) -> String {

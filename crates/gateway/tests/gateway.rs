@@ -67,6 +67,7 @@ fn sending(address: SocketAddr) -> GatewayConfig {
         interface: "RAD".to_owned(),
         destination: "lab".to_owned(),
         address: address.to_string(),
+        ..SendConfig::default()
     };
     GatewayConfig {
         send: vec![send],

@@ -44,8 +44,8 @@ async fn gateway(nodes: &Nodes, lanes: &[(String, Option<String>)]) -> Gateway {
     let send = |(interface, address): &(String, Option<String>)| {
         address.clone().map(|address| SendConfig {
             interface: interface.clone(),
-            destination: "default".to_owned(),
             address,
+            ..SendConfig::default()
         })
     };
     let config = GatewayConfig {

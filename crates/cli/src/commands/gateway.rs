@@ -103,6 +103,7 @@ fn send(text: &str) -> Result<SendConfig, String> {
         interface: interface.to_owned(),
         destination: destination.to_owned(),
         address: address.to_owned(),
+        ..SendConfig::default()
     })
 }
 

@@ -145,8 +145,8 @@ fn gateway_config(labs: &[SocketAddr]) -> GatewayConfig {
         .zip(labs)
         .map(|((name, _), address)| SendConfig {
             interface: (*name).to_owned(),
-            destination: "default".to_owned(),
             address: address.to_string(),
+            ..SendConfig::default()
         });
     GatewayConfig {
         listen: listen.collect(),

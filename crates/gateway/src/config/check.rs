@@ -13,6 +13,7 @@ const PLAINTEXT_ALLOWED: &str =
     "a loopback address: MLLP is not encrypted; where that is meant, set allow_plaintext = true";
 /// No interface may allow a larger payload.
 const PAYLOAD_BYTES: std::ops::RangeInclusive<usize> = 1_024..=16 * 1024 * 1024;
+const REPEATS: std::ops::RangeInclusive<usize> = 1..=1_000_000;
 const CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=10_000;
 
 impl GatewayConfig {
@@ -104,6 +105,11 @@ impl GatewayConfig {
             inbound.payload_bytes,
             &PAYLOAD_BYTES,
         );
+        number(
+            "outbound.repeats_max",
+            usize::try_from(outbound.repeats_max).unwrap_or(usize::MAX),
+            &REPEATS,
+        );
         let mut time = |key: &str, found: Duration, min_ms: u64, max_ms: u64| {
             if !(Duration::from_millis(min_ms)..=Duration::from_millis(max_ms)).contains(&found) {
                 let range = format!("a number of milliseconds from {min_ms} to {max_ms}");
@@ -115,20 +121,29 @@ impl GatewayConfig {
         time("inbound.frame_end_ms", inbound.frame_end, 10, 10_000);
         time("outbound.connect_ms", outbound.connect, 10, 60_000);
         time("outbound.ack_ms", outbound.ack, 10, 600_000);
+        time("outbound.ack_ms_max", outbound.ack_max, 10, 86_400_000);
         time("outbound.silence_ms", outbound.silence, 10, 60_000);
         time("outbound.pause_ms_min", outbound.pause_min, 1, 600_000);
         time("outbound.pause_ms_max", outbound.pause_max, 1, 3_600_000);
         time("shutdown_ms", self.shutdown, 0, 600_000);
-        if outbound.pause_min > outbound.pause_max {
-            problems.push(Problem::new(
-                "outbound.pause_ms_min",
-                outbound.pause_min.as_millis().to_string(),
-                format!(
-                    "at most outbound.pause_ms_max, {}",
-                    outbound.pause_max.as_millis()
-                ),
-            ));
-        }
+        let mut at_most = |key: &str, found: Duration, other: &str, most: Duration| {
+            if found > most {
+                let allowed = format!("at most {other}, {}", most.as_millis());
+                problems.push(Problem::new(key, found.as_millis().to_string(), allowed));
+            }
+        };
+        at_most(
+            "outbound.pause_ms_min",
+            outbound.pause_min,
+            "outbound.pause_ms_max",
+            outbound.pause_max,
+        );
+        at_most(
+            "outbound.ack_ms",
+            outbound.ack,
+            "outbound.ack_ms_max",
+            outbound.ack_max,
+        );
     }
 }
 

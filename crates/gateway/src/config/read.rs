@@ -14,6 +14,9 @@ use super::{
 use crate::charset::Charset;
 
 const ADDRESS_ALLOWED: &str = "an IP address and port, as \"127.0.0.1:2575\"";
+const MATCH_ALLOWED: &str = "\"strict\", \"lenient\" or \"any\"";
+const AWAIT_ALLOWED: &str = "\"commit\" or \"application\"";
+const CONNECTION_ALLOWED: &str = "\"keep\" or \"per_message\"";
 const TIME_ALLOWED: &str = "a number of milliseconds";
 const CHARSET_ALLOWED: &str =
     "the name of a character set but UTF-16, as \"ISO IR87\", \"8859/1\" or \"Shift_JIS\"";
@@ -64,14 +67,18 @@ pub(super) fn read(text: &str) -> Result<(GatewayConfig, Vec<Problem>), ConfigEr
     for (i, (path, values)) in send.into_iter().enumerate() {
         let mut table = Table::new(path, values, &mut problems);
         let interface = table.required("interface", "the name of an interface");
-        let mut destination = "default".to_owned();
-        table.set("destination", &mut destination, "the name of a destination");
+        let mut send = SendConfig::default();
+        let destination = &mut send.destination;
+        table.set("destination", destination, "the name of a destination");
         let address = table.required("address", "\"host:port\"");
+        table.set("match", &mut send.matching, MATCH_ALLOWED);
+        table.set("await", &mut send.awaits, AWAIT_ALLOWED);
+        table.set("connection", &mut send.connection, CONNECTION_ALLOWED);
         table.finish();
         config.send.push(SendConfig {
             interface: interface.unwrap_or_else(|| format!("-{i}")),
-            destination,
             address: address.unwrap_or_else(|| "127.0.0.1:1".to_owned()),
+            ..send
         });
     }
     if let Some((path, values)) = inbound {
@@ -93,9 +100,11 @@ pub(super) fn read(text: &str) -> Result<(GatewayConfig, Vec<Problem>), ConfigEr
         let outbound = &mut config.outbound;
         table.set_time("connect_ms", &mut outbound.connect);
         table.set_time("ack_ms", &mut outbound.ack);
+        table.set_time("ack_ms_max", &mut outbound.ack_max);
         table.set_time("silence_ms", &mut outbound.silence);
         table.set_time("pause_ms_min", &mut outbound.pause_min);
         table.set_time("pause_ms_max", &mut outbound.pause_max);
+        table.set("repeats_max", &mut outbound.repeats_max, "a number");
         table.finish();
     }
     Ok((config, problems))

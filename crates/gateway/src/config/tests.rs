@@ -28,6 +28,9 @@ address = "lab.example:2577"
 interface = "RAD"
 destination = "archive"
 address = "[::1]:2578"
+match = "lenient"
+await = "application"
+connection = "per_message"
 
 [inbound]
 connections = 3
@@ -39,9 +42,11 @@ frame_end_ms = 30
 [outbound]
 connect_ms = 100
 ack_ms = 300
+ack_ms_max = 900
 silence_ms = 50
 pause_ms_min = 20
 pause_ms_max = 40
+repeats_max = 3
 "#;
 
 fn problems(text: &str) -> Vec<String> {
@@ -66,7 +71,15 @@ fn every_key_is_read() {
     assert_eq!(config.listen[1].messages, MessageConfig::default());
     assert_eq!(config.state, Some("/var/lib/ordo-gateway".into()));
     assert_eq!(config.send[0].destination, "default");
-    assert_eq!(config.send[1].destination, "archive");
+    let archive = SendConfig {
+        interface: "RAD".to_owned(),
+        destination: "archive".to_owned(),
+        address: "[::1]:2578".to_owned(),
+        matching: Match::Lenient,
+        awaits: Some(Await::Application),
+        connection: ConnectionUse::PerMessage,
+    };
+    assert_eq!(config.send[1], archive);
     assert_eq!(config.shutdown, Duration::from_millis(500));
     let inbound = InboundConfig {
         connections: 3,
@@ -79,9 +92,11 @@ fn every_key_is_read() {
     let outbound = OutboundConfig {
         connect: Duration::from_millis(100),
         ack: Duration::from_millis(300),
+        ack_max: Duration::from_millis(900),
         silence: Duration::from_millis(50),
         pause_min: Duration::from_millis(20),
         pause_max: Duration::from_millis(40),
+        repeats_max: 3,
     };
     assert_eq!(config.outbound, outbound);
 }
@@ -146,13 +161,19 @@ fn every_wrong_value_is_named_with_what_is_allowed() {
         interface = "RAD"
         destination = ""
         address = "lab:2576"
+        match = "loose"
+        await = "CA"
+        connection = 1
         [inbound]
         connections = 0
         payload_bytes = -1
         frame_ms = 1
         [outbound]
+        ack_ms = 500
+        ack_ms_max = 400
         pause_ms_min = 500
         pause_ms_max = 100
+        repeats_max = 0
         "#,
     );
     let name = "1 to 255 bytes of A-Z a-z 0-9 . _ / -";
@@ -170,7 +191,10 @@ fn every_wrong_value_is_named_with_what_is_allowed() {
         format!("listen[1].ignored is \"MSH-2\"; allowed: {fields}"),
         format!("listen[1].ignored is \"PID\"; allowed: {fields}"),
         "send[0].address is missing; allowed: \"host:port\"".to_owned(),
-        "send[0].adress is not a key that exists; allowed: interface, destination, address".to_owned(),
+        "send[0].adress is not a key that exists; allowed: interface, destination, address, match, await, connection".to_owned(),
+        "send[1].match is \"loose\"; allowed: \"strict\", \"lenient\" or \"any\"".to_owned(),
+        "send[1].await is \"CA\"; allowed: \"commit\" or \"application\"".to_owned(),
+        "send[1].connection is 1; allowed: \"keep\" or \"per_message\"".to_owned(),
         "inbound.payload_bytes is -1; allowed: a number of bytes".to_owned(),
         "cluster[0] is \"nowhere\"; allowed: host:port, as \"127.0.0.1:7400\"".to_owned(),
         format!("listen[1].interface is \"R D\"; allowed: {name}"),
@@ -178,8 +202,10 @@ fn every_wrong_value_is_named_with_what_is_allowed() {
         format!("send[1].destination is \"\"; allowed: {name}"),
         format!("send[1].address is \"lab:2576\"; allowed: {plaintext}"),
         "inbound.connections is 0; allowed: a number from 1 to 10000".to_owned(),
+        "outbound.repeats_max is 0; allowed: a number from 1 to 1000000".to_owned(),
         "inbound.frame_ms is 1; allowed: a number of milliseconds from 100 to 600000".to_owned(),
         "outbound.pause_ms_min is 500; allowed: at most outbound.pause_ms_max, 100".to_owned(),
+        "outbound.ack_ms is 500; allowed: at most outbound.ack_ms_max, 400".to_owned(),
     ];
     assert_eq!(found, expected);
 }

@@ -7,6 +7,7 @@ fn outbound() -> Outbound {
         interface: "RAD".to_owned(),
         destination: "default".to_owned(),
         address: "127.0.0.1:1".to_owned(),
+        ..SendConfig::default()
     };
     let limits = OutboundConfig {
         pause_min: Duration::from_secs(1),
@@ -17,57 +18,98 @@ fn outbound() -> Outbound {
 }
 
 fn error() -> Heard {
-    Heard::Error {
+    Heard::Said(Said::Error {
         code: AckCode::ApplicationError,
         text: "busy".to_owned(),
+    })
+}
+
+fn nothing(reason: &str) -> Heard {
+    Heard::Nothing {
+        reason: reason.to_owned(),
+        sent: true,
+    }
+}
+
+fn at(sequence: u64) -> Position {
+    Position {
+        interface_id: ordo_client::Uuid::nil(),
+        incarnation: 1,
+        sequence,
     }
 }
 
 #[test]
 fn what_is_heard_decides_the_answer() {
     let mut outbound = outbound();
-    assert_eq!(outbound.judge(Heard::Accepted, 1, 0), Answer::Ack);
+    assert_eq!(
+        outbound.judge(Heard::Said(Said::Accepted), at(1), 0),
+        Answer::Ack
+    );
     let after = Duration::from_secs(1);
     assert_eq!(
-        outbound.judge(error(), 1, 0),
+        outbound.judge(error(), at(1), 0),
         Answer::retry(after, "the receiver answered AE: busy")
     );
-    let rejected = Heard::Rejected {
+    let rejected = Heard::Said(Said::Rejected {
         code: AckCode::CommitReject,
         text: String::new(),
-    };
+    });
     assert_eq!(
-        outbound.judge(rejected, 1, 0),
+        outbound.judge(rejected, at(1), 0),
         Answer::reject("the receiver answered CR without a reason")
     );
     let unsendable = Heard::Unsendable {
         reason: "not HL7".to_owned(),
     };
-    assert_eq!(outbound.judge(unsendable, 1, 0), Answer::reject("not HL7"));
-    let nothing = Heard::Nothing {
-        reason: "no connection".to_owned(),
-    };
     assert_eq!(
-        outbound.judge(nothing, 1, 0),
+        outbound.judge(unsendable, at(1), 0),
+        Answer::reject("not HL7")
+    );
+    assert_eq!(
+        outbound.judge(nothing("no connection"), at(1), 0),
         Answer::unavailable(after, "no connection")
+    );
+    let unanswered = Heard::Unanswered {
+        reason: "committed, unanswered".to_owned(),
+    };
+    let after = Duration::from_secs(2);
+    assert_eq!(
+        outbound.judge(unanswered, at(1), 0),
+        Answer::unavailable(after, "committed, unanswered")
     );
 }
 
 #[test]
 fn pauses_grow_until_the_receiver_speaks_and_with_each_attempt() {
     let mut outbound = outbound();
-    let nothing = || Heard::Nothing {
-        reason: String::new(),
-    };
-    let mut pause = |heard, attempts| match outbound.judge(heard, 1, attempts) {
+    let mut pause = |heard, attempts| match outbound.judge(heard, at(1), attempts) {
         Answer::Unavailable { after, .. } | Answer::Retry { after, .. } => after.as_secs(),
         other => panic!("{other:?}"),
     };
-    assert_eq!([(); 4].map(|()| pause(nothing(), 0)), [1, 2, 4, 5]);
+    assert_eq!([(); 4].map(|()| pause(nothing(""), 0)), [1, 2, 4, 5]);
     // It counts attempts, which no failure to reach it does.
     assert_eq!(
         [0, 1, 2, 3].map(|attempts| pause(error(), attempts)),
         [1, 2, 4, 5]
     );
-    assert_eq!(pause(nothing(), 3), 1);
+    assert_eq!(pause(nothing(""), 3), 1);
+}
+
+#[test]
+fn repeats_are_counted_by_message() {
+    let mut outbound = outbound();
+    let repeats = |outbound: &Outbound| outbound.repeated.map(|(at, count)| (at.sequence, count));
+    for count in 1..=7 {
+        outbound.judge(nothing(""), at(1), 0);
+        assert_eq!(repeats(&outbound), Some((1, count)));
+    }
+    let unsent = Heard::Nothing {
+        reason: String::new(),
+        sent: false,
+    };
+    outbound.judge(unsent, at(1), 0);
+    assert_eq!(repeats(&outbound), Some((1, 7)));
+    outbound.judge(nothing(""), at(2), 0);
+    assert_eq!(repeats(&outbound), Some((2, 1)));
 }
