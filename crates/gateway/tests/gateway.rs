@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use ordo_client::{Reason, Uuid};
-use ordo_gateway::ack::{Outcome, ReceivedAck, acknowledge};
+use ordo_gateway::ack::{AckCode, Outcome, ReceivedAck, acknowledge};
 use ordo_gateway::config::{FieldName, GatewayConfig, ListenConfig, OutboundConfig, SendConfig};
 use ordo_gateway::gateway::{Gateway, StartError};
 use ordo_gateway::lab::{Lab, LabAnswer, LabConfig};
@@ -484,6 +484,41 @@ async fn a_laboratory_gets_messages_in_order_and_hears_of_no_skip() {
     assert_eq!(lab.summary().connections, 1);
     within(async { tokio::join!(gateway.shutdown(), side.until_end()) }).await;
     assert_eq!(side.unsubscribed, [side.subscription]);
+}
+
+/// Whatever else a laboratory says: each order arrives once, on one connection.
+#[tokio::test]
+async fn no_laboratory_that_answers_sees_an_order_twice() {
+    let answers = [
+        LabAnswer::AcceptTwice,
+        LabAnswer::CommitThen(AckCode::ApplicationAccept),
+        LabAnswer::CommitThen(AckCode::ApplicationError),
+        LabAnswer::AcceptLate(Duration::from_millis(2)),
+    ];
+    for answer in answers {
+        let mut node = Node::start().await;
+        let lab = lab().await;
+        let told = format!("{answer:?}");
+        lab.answer_with(move |_| answer.clone());
+        let gateway = start(sending(lab.address()), &node).await;
+        let mut side = Side::open(&mut node).await;
+        let ids: Vec<_> = (1..=16).map(|number| format!("RAD-{number}")).collect();
+        let order = |id: &String| {
+            message(format!(
+                "MSH|^~\\&|HIS|WARD|LIS|LAB|20240101||ORM^O01|{id}|P|2.5|||AL|AL\rPID|1||{id}\r"
+            ))
+        };
+        side.deliver(1, 0, ids.iter().map(order).collect());
+        assert!(matches!(side.answer(1, 16).await, Kind::Ack(_)), "{told}");
+        assert_eq!(lab.filed("RAD"), ids, "{told}");
+        let summary = lab.summary();
+        assert_eq!(
+            (summary.interfaces["RAD"].repeats, summary.connections),
+            (0, 1),
+            "{told}"
+        );
+        within(async { tokio::join!(gateway.shutdown(), side.until_end()) }).await;
+    }
 }
 
 #[tokio::test]

@@ -260,9 +260,7 @@ async fn it_answers_as_other_laboratories_do() {
         0 => LabAnswer::AcceptTwice,
         1 => LabAnswer::CommitThen(AckCode::ApplicationError),
         2 => LabAnswer::AcceptLate(Duration::from_millis(1)),
-        3 => LabAnswer::Bytes(Bytes::from_static(
-            b"\x0bMSH|^~\\&|LIS\rMSA|AR|X\r\x1c\r",
-        )),
+        3 => LabAnswer::Bytes(Bytes::from_static(b"\x0bMSH|^~\\&|LIS\rMSA|AR|X\r\x1c\r")),
         4 => LabAnswer::AcceptAndClose,
         _ => LabAnswer::Drop,
     });

@@ -4,7 +4,7 @@
 //! for [`expect`](super::expect); here is where and for how long replies are listened to:
 //!
 //! - What has arrived is read before a message is written, so that a reply that settles it began after its last byte,
-//!   and a connection that the receiver has closed is noticed.
+//!   and a connection that the receiver has closed, or is about to, is noticed.
 //! - A receiver that is slow is given `ack_ms_max`, on the same connection. One that sent something which can't be taken
 //!   is given `ack_ms`: it has answered.
 //! - The connection is kept after that, and listened to: a reply that comes until the message would be sent again
@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::expect::{Commit, Expect};
 use super::memory::{Memory, Note, Reply, Said};
-use crate::config::{Await, ConnectionUse, Match, OutboundConfig, SendConfig};
+use crate::config::{ConnectionUse, Match, OutboundConfig, SendConfig};
 use crate::connection::{Connection, ReadError, WriteError};
 use crate::mllp::{FrameError, PAYLOAD_BYTES_MAX};
 use crate::msh::{Msh, MshError};
@@ -86,10 +86,8 @@ impl Dial for Tcp {
 /// The connection to one receiver.
 pub(super) struct Link<D: Dial = Tcp> {
     dial: D,
+    to: SendConfig,
     limits: OutboundConfig,
-    matching: Match,
-    awaits: Option<Await>,
-    connection: ConnectionUse,
     line: Option<Line<D::Stream>>,
     inbox: Inbox,
     hasher: RandomState,
@@ -107,13 +105,15 @@ struct Line<S> {
     ended: bool,
     /// When it is closed though nothing else is to be sent.
     close_at: Option<Instant>,
+    /// When a reply came last.
+    replied: Option<Instant>,
     /// Replies that settled nothing.
     surplus: u64,
 }
 
 /// What was heard and not told yet.
-#[derive(Default)]
 struct Inbox {
+    to: SendConfig,
     /// By interface, the message that was sent last and is not settled.
     heads: HashMap<Uuid, Head>,
     /// What followed on replies that had settled their messages.
@@ -122,6 +122,8 @@ struct Inbox {
     surplus: u64,
     /// The receiver sends replies that name no message.
     nameless: bool,
+    /// The receiver has closed a connection shortly after a reply.
+    closes: bool,
 }
 
 struct Head {
@@ -159,12 +161,10 @@ impl<D: Dial> Link<D> {
     fn new(dial: D, to: &SendConfig, limits: OutboundConfig) -> Self {
         Self {
             dial,
+            to: to.clone(),
             limits,
-            matching: to.matching,
-            awaits: to.awaits,
-            connection: to.connection,
             line: None,
-            inbox: Inbox::default(),
+            inbox: Inbox::new(to.clone()),
             hasher: RandomState::new(),
             written: false,
         }
@@ -180,14 +180,14 @@ impl<D: Dial> Link<D> {
         begin: impl Future<Output = ()>,
     ) -> Heard {
         self.written = false;
-        let msh = match readable(payload, self.matching) {
+        let msh = match readable(payload, self.to.matching) {
             Ok(msh) => msh,
             Err(error) => {
                 let reason = format!("the message can't be sent over MLLP: {error}");
                 return Heard::Unsendable { reason };
             }
         };
-        let expect = Expect::of(&msh, self.awaits);
+        let expect = Expect::of(&msh, self.to.awaits);
         let digest = self.hasher.hash_one(payload);
         self.catch_up().await;
         match self.inbox.state(position, digest) {
@@ -207,6 +207,10 @@ impl<D: Dial> Link<D> {
             }
         };
         begin.await;
+        if let Err(reason) = self.listen_first(&mut line).await {
+            let sent = false;
+            return Heard::Nothing { reason, sent };
+        }
         let begun = Instant::now();
         self.written = true;
         match line.connection.write(payload, self.limits.ack).await {
@@ -261,8 +265,13 @@ impl<D: Dial> Link<D> {
                 Ok(Ok(Some(frame))) => {
                     self.inbox.hear(line, &frame);
                 }
-                Ok(Ok(None) | Err(_)) | Err(_) => {
+                Ok(Ok(None) | Err(_)) => {
                     tracing::debug!("the idle connection to the receiver is over");
+                    self.inbox.ended(line, self.limits.silence);
+                    self.line = None;
+                    return;
+                }
+                Err(_) => {
                     self.line = None;
                     return;
                 }
@@ -270,7 +279,8 @@ impl<D: Dial> Link<D> {
         }
     }
 
-    /// Reads what has arrived since.
+    /// Reads what has arrived since, and notices where the connection has ended. A receiver that closed the last one
+    /// shortly after its reply is given a moment to do so again: what is written meanwhile it would never read.
     async fn catch_up(&mut self) {
         // So that what has arrived is known to have.
         yield_now().await;
@@ -278,18 +288,25 @@ impl<D: Dial> Link<D> {
             let Some(line) = &mut self.line else { return };
             let read = match line.read().now_or_never() {
                 Some(read) => read,
-                None if !line.connection.has_begun() => return,
-                // The rest of it is on its way.
+                None if !line.connection.has_begun() && !self.inbox.closes => return,
                 None => match timeout(self.limits.silence, line.read()).await {
                     Ok(read) => read,
-                    Err(_) => break,
+                    // A reply that has begun and does not end.
+                    Err(_) if line.connection.has_begun() => break,
+                    Err(_) => {
+                        self.inbox.closes = false;
+                        return;
+                    }
                 },
             };
             match read {
                 Ok(Some(frame)) => {
                     self.inbox.hear(line, &frame);
                 }
-                Ok(None) | Err(_) => self.line = None,
+                Ok(None) | Err(_) => {
+                    self.inbox.ended(line, self.limits.silence);
+                    self.line = None;
+                }
             }
         }
         if let Some(line) = &mut self.line {
@@ -301,14 +318,32 @@ impl<D: Dial> Link<D> {
     /// else a new one.
     async fn line_for(&mut self, id: &[u8]) -> Result<Line<D::Stream>, String> {
         if let Some(line) = self.line.take() {
-            let alone = self.inbox.nameless || self.connection == ConnectionUse::PerMessage;
+            let alone = self.inbox.nameless || self.to.connection == ConnectionUse::PerMessage;
             let is_used = line.memory.count() > 0;
             if !line.spent && line.memory.can_tell(id) && !(alone && is_used) {
                 return Ok(line);
             }
             self.part_with(line).await;
         }
-        Ok(Line::new(self.dial.dial().await?, self.matching))
+        Ok(Line::new(self.dial.dial().await?, self.to.matching))
+    }
+
+    /// Takes in what a receiver says unasked, so that it is not taken for the reply to what is sent now.
+    async fn listen_first(&mut self, line: &mut Line<D::Stream>) -> Result<(), String> {
+        yield_now().await;
+        for _ in 0..AHEAD_MAX {
+            match line.read().now_or_never() {
+                None => return Ok(()),
+                Some(Ok(Some(frame))) => {
+                    self.inbox.hear(line, &frame);
+                }
+                Some(Ok(None)) => {
+                    return Err("the receiver closed the connection at once".to_owned());
+                }
+                Some(Err(error)) => return Err(failed(&error)),
+            }
+        }
+        Err("the receiver does not stop talking unasked".to_owned())
     }
 
     /// Closes a connection, after a short while where an application reply to what went out on it may still come.
@@ -328,7 +363,7 @@ impl<D: Dial> Link<D> {
         if line.ended {
             return;
         }
-        if self.connection == ConnectionUse::PerMessage && matches!(heard, Heard::Said(_)) {
+        if self.to.connection == ConnectionUse::PerMessage && matches!(heard, Heard::Said(_)) {
             if !line.memory.is_followed() {
                 return line.connection.close().await;
             }
@@ -367,15 +402,18 @@ impl<D: Dial> Link<D> {
                 Some(Ok(Some(frame))) => frame,
                 Some(Ok(None)) => {
                     line.ended = true;
+                    self.inbox.ended(line, self.limits.silence);
                     return self.ended(line, position, expect, closed(puzzle));
                 }
                 Some(Err(error)) => {
                     line.ended = true;
+                    self.inbox.ended(line, self.limits.silence);
                     return self.ended(line, position, expect, failed(&error));
                 }
                 None => {
                     let is_slow = puzzle.is_none() && self.inbox.is_out(position);
                     if is_slow && !expect.consents && patience.extend() {
+                        self.log_patience(position, &patience);
                         continue;
                     }
                     return self.overdue(line, position, expect, puzzle, &patience);
@@ -397,6 +435,24 @@ impl<D: Dial> Link<D> {
                 _ => {}
             }
         }
+    }
+
+    fn log_patience(&self, position: Position, patience: &Patience) {
+        let SendConfig {
+            interface,
+            destination,
+            address,
+            ..
+        } = &self.to;
+        let (sequence, until) = (position.sequence, patience.deadline - patience.begin);
+        tracing::warn!(
+            interface,
+            destination,
+            address,
+            sequence,
+            ?until,
+            "no acknowledgement yet; it is waited for"
+        );
     }
 
     /// The connection ended while the message waited.
@@ -427,7 +483,7 @@ impl<D: Dial> Link<D> {
         match self.inbox.is_out(position) {
             true if expect.consents => self.taken(line, position),
             true => {
-                line.spent |= self.matching != Match::Strict;
+                line.spent |= self.to.matching != Match::Strict;
                 let reason = match puzzle {
                     Some(puzzle) => format!("{puzzle}; nothing else came within {waited:?}"),
                     None => format!("no acknowledgement within {waited:?}"),
@@ -457,6 +513,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             spent: false,
             ended: false,
             close_at: None,
+            replied: None,
             surplus: 0,
         }
     }
@@ -470,6 +527,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 }
 
 impl Inbox {
+    fn new(to: SendConfig) -> Self {
+        Self {
+            to,
+            heads: HashMap::new(),
+            notes: Vec::new(),
+            surplus: 0,
+            nameless: false,
+            closes: false,
+        }
+    }
+
     fn sent(&mut self, position: Position, digest: u64) {
         let state = HeadState::Out;
         let head = Head {
@@ -482,6 +550,7 @@ impl Inbox {
 
     /// Takes in a reply.
     fn hear<S>(&mut self, line: &mut Line<S>, frame: &[u8]) -> Reply {
+        line.replied = Some(Instant::now());
         let reply = line.memory.hear(frame);
         self.nameless |= line.memory.is_nameless();
         match &reply {
@@ -499,13 +568,27 @@ impl Inbox {
     fn surplus<S>(&mut self, line: &mut Line<S>, why: &str) {
         self.surplus += 1;
         line.surplus += 1;
-        line.spent |= line.memory.matching() == Match::Any;
+        line.spent |= self.to.matching == Match::Any;
         if line.surplus == 1 {
+            let SendConfig {
+                interface,
+                destination,
+                address,
+                ..
+            } = &self.to;
             tracing::warn!(
+                interface,
+                destination,
+                address,
                 why,
                 "a reply that settles no message is ignored; further ones on this connection are counted only"
             );
         }
+    }
+
+    /// The connection has ended.
+    fn ended<S>(&mut self, line: &Line<S>, shortly: Duration) {
+        self.closes |= line.replied.is_some_and(|at| at.elapsed() < shortly);
     }
 
     fn set(&mut self, position: Position, state: HeadState) {
@@ -554,7 +637,6 @@ impl Patience {
         if self.deadline >= self.last {
             return false;
         }
-        tracing::warn!(?waited, "no acknowledgement yet; it is waited for");
         self.deadline = (self.deadline + waited).min(self.last);
         true
     }

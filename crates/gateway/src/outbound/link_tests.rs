@@ -7,6 +7,7 @@ use tokio_util::codec::Framed;
 
 use super::*;
 use crate::ack::AckCode;
+use crate::config::Await;
 use crate::lab::{Lab, LabAnswer, LabConfig, reply};
 use crate::mllp::MllpCodec;
 
@@ -240,6 +241,23 @@ impl Dial for Rooms {
         connected
             .map(|()| ours)
             .map_err(|_| "no connection".to_owned())
+    }
+}
+
+/// Says something on each connection before it has received anything.
+struct Greets(Rooms);
+
+impl Dial for Greets {
+    type Stream = DuplexStream;
+
+    async fn dial(&self) -> Result<DuplexStream, String> {
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        theirs
+            .write_all(b"\x0bMSH|^~\\&|LIS\rMSA|AA|1\r\x1c\r")
+            .await
+            .map_err(|error| error.to_string())?;
+        self.0.0.send(theirs).map_err(|error| error.to_string())?;
+        Ok(ours)
     }
 }
 
@@ -492,6 +510,25 @@ async fn a_reply_that_is_none_is_told_and_the_next_one_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reply_that_came_before_the_message_was_sent_settles_nothing() {
+    let any = SendConfig {
+        matching: Match::Any,
+        ..SendConfig::default()
+    };
+    let (mut receiver, link) = receiver(any.clone());
+    let mut link = Link::new(Greets(link.dial), &any, OutboundConfig::default());
+    let sent = message("1");
+    let cut = async {
+        receiver.received().await;
+        receiver.closes();
+    };
+    let (heard, ()) = tokio::join!(deliver(&mut link, 1, &sent), cut);
+    nothing(heard);
+    let (heard, _) = tokio::join!(deliver(&mut link, 1, &sent), receiver.answers(&[AA]));
+    assert_eq!(heard, ACCEPTED);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_receiver_that_takes_nothing_is_given_up_in_time() {
     struct Narrow;
     impl Dial for Narrow {
@@ -711,6 +748,36 @@ async fn a_connection_that_the_receiver_has_closed_is_noticed_before_the_next_me
         let heard = exchange(&mut link, sequence, &sent, receiver.answers(&[AA])).await;
         assert_eq!((heard, receiver.connections), ((ACCEPTED, 0), connections));
         receiver.closes();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_that_closes_after_each_reply_leaves_one_message_unread_at_most() {
+    let (mut receiver, mut link) = receiver(SendConfig::default());
+    let first = exchange(&mut link, 1, &message("RAD-1"), receiver.answers(&[AA])).await;
+    assert_eq!(first, (ACCEPTED, 0));
+    // Its end crosses the second message on the wire.
+    let crossing = async {
+        receiver.received().await;
+        receiver.closes();
+    };
+    let (heard, _) = exchange(&mut link, 2, &message("RAD-2"), crossing).await;
+    nothing(heard);
+    for sequence in 2..6 {
+        let answers_and_closes = async {
+            receiver.answers(&[AA]).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            receiver.closes();
+        };
+        let sent = message(&format!("RAD-{sequence}"));
+        let heard = exchange(&mut link, sequence, &sent, answers_and_closes).await;
+        assert_eq!((heard, receiver.connections), ((ACCEPTED, 0), sequence));
+    }
+    // Once it keeps them open, so does the gateway.
+    for (sequence, waited) in [(6, 0), (7, 1), (8, 0)] {
+        let sent = message(&format!("RAD-{sequence}"));
+        let heard = exchange(&mut link, sequence, &sent, receiver.answers(&[AA])).await;
+        assert_eq!((heard, receiver.connections), ((ACCEPTED, waited), 6));
     }
 }
 

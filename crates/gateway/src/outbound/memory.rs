@@ -117,11 +117,6 @@ impl Memory {
         }
     }
 
-    /// How ids are compared.
-    pub(super) fn matching(&self) -> Match {
-        self.matching
-    }
-
     /// How many messages were sent.
     pub(super) fn count(&self) -> usize {
         self.count
