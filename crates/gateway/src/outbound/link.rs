@@ -36,6 +36,8 @@ use crate::msh::{Msh, MshError};
 
 /// The wait for an unasked reply between messages, in effect none.
 const UNBOUNDED: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// How soon after a reply a connection is closed by receivers that want one for each message.
+const SHORTLY: Duration = Duration::from_secs(1);
 /// Replies read at once before a message is sent; a receiver that has sent more of them talks to itself.
 const AHEAD_MAX: usize = 256;
 
@@ -109,6 +111,15 @@ struct Line<S> {
     replied: Option<Instant>,
     /// Replies that settled nothing.
     surplus: u64,
+}
+
+/// What was read of a connection.
+enum Read {
+    Frame(Bytes),
+    /// What is no frame, behind which frames may follow.
+    Broken(String),
+    /// Nothing more comes, since the receiver ended it or for this reason.
+    End(Option<String>),
 }
 
 /// What was heard and not told yet.
@@ -261,20 +272,11 @@ impl<D: Dial> Link<D> {
             };
             let far = Instant::now() + UNBOUNDED;
             let read = timeout_at(line.close_at.unwrap_or(far), line.read()).await;
-            match read {
-                Ok(Ok(Some(frame))) => {
-                    self.inbox.hear(line, &frame);
-                }
-                Ok(Ok(None) | Err(_)) => {
-                    tracing::debug!("the idle connection to the receiver is over");
-                    self.inbox.ended(line, self.limits.silence);
-                    self.line = None;
-                    return;
-                }
-                Err(_) => {
-                    self.line = None;
-                    return;
-                }
+            let reply = read.ok().and_then(|read| self.inbox.take(line, read));
+            if reply.is_none() {
+                tracing::debug!("the idle connection to the receiver is over");
+                self.line = None;
+                return;
             }
         }
     }
@@ -299,14 +301,8 @@ impl<D: Dial> Link<D> {
                     }
                 },
             };
-            match read {
-                Ok(Some(frame)) => {
-                    self.inbox.hear(line, &frame);
-                }
-                Ok(None) | Err(_) => {
-                    self.inbox.ended(line, self.limits.silence);
-                    self.line = None;
-                }
+            if self.inbox.take(line, read).is_none() {
+                self.line = None;
             }
         }
         if let Some(line) = &mut self.line {
@@ -332,16 +328,15 @@ impl<D: Dial> Link<D> {
     async fn listen_first(&mut self, line: &mut Line<D::Stream>) -> Result<(), String> {
         yield_now().await;
         for _ in 0..AHEAD_MAX {
-            match line.read().now_or_never() {
-                None => return Ok(()),
-                Some(Ok(Some(frame))) => {
-                    self.inbox.hear(line, &frame);
-                }
-                Some(Ok(None)) => {
-                    return Err("the receiver closed the connection at once".to_owned());
-                }
-                Some(Err(error)) => return Err(failed(&error)),
+            let Some(read) = line.read().now_or_never() else {
+                return Ok(());
+            };
+            if let Read::End(reason) = read {
+                return Err(
+                    reason.unwrap_or_else(|| "the receiver closed the connection".to_owned())
+                );
             }
+            self.inbox.take(line, read);
         }
         Err("the receiver does not stop talking unasked".to_owned())
     }
@@ -351,10 +346,9 @@ impl<D: Dial> Link<D> {
         let until = Instant::now() + self.limits.silence;
         while line.memory.is_followed()
             && Instant::now() < until
-            && let Ok(Ok(Some(frame))) = timeout_at(until, line.read()).await
-        {
-            self.inbox.hear(&mut line, &frame);
-        }
+            && let Ok(read) = timeout_at(until, line.read()).await
+            && self.inbox.take(&mut line, read).is_some()
+        {}
         line.connection.close().await;
     }
 
@@ -398,18 +392,14 @@ impl<D: Dial> Link<D> {
                 true => timeout_at(patience.deadline, line.read()).await.ok(),
                 false => None,
             };
-            let frame = match read {
-                Some(Ok(Some(frame))) => frame,
-                Some(Ok(None)) => {
+            let reply = match read {
+                Some(Read::End(reason)) => {
                     line.ended = true;
-                    self.inbox.ended(line, self.limits.silence);
-                    return self.ended(line, position, expect, closed(puzzle));
+                    self.inbox.take(line, Read::End(None));
+                    let reason = reason.unwrap_or_else(|| closed(puzzle));
+                    return self.ended(line, position, expect, reason);
                 }
-                Some(Err(error)) => {
-                    line.ended = true;
-                    self.inbox.ended(line, self.limits.silence);
-                    return self.ended(line, position, expect, failed(&error));
-                }
+                Some(read) => self.inbox.take(line, read),
                 None => {
                     let is_slow = puzzle.is_none() && self.inbox.is_out(position);
                     if is_slow && !expect.consents && patience.extend() {
@@ -419,19 +409,18 @@ impl<D: Dial> Link<D> {
                     return self.overdue(line, position, expect, puzzle, &patience);
                 }
             };
-            let reply = self.inbox.hear(line, &frame);
             if let Some(said) = self.inbox.take_settled(position) {
                 return Heard::Said(said);
             }
             match reply {
-                Reply::Commits(of) if of == position => {
+                Some(Reply::Commits(of)) if of == position => {
                     let wait = match expect.commit {
                         Commit::Settles | Commit::SettlesAlone => self.limits.silence,
                         Commit::Waits => self.limits.ack,
                     };
                     patience = Patience::of(Instant::now(), wait, wait);
                 }
-                Reply::Puzzling(why) => puzzle = Some(why),
+                Some(Reply::Puzzling(why)) => puzzle = Some(why),
                 _ => {}
             }
         }
@@ -519,10 +508,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     /// Loses nothing when dropped. Its callers bound it.
-    async fn read(&mut self) -> Result<Option<Bytes>, ReadError> {
-        self.connection
-            .read(std::future::pending(), UNBOUNDED)
-            .await
+    async fn read(&mut self) -> Read {
+        let read = self.connection.read(std::future::pending(), UNBOUNDED);
+        match read.await {
+            Ok(Some(frame)) => Read::Frame(frame),
+            Ok(None) => Read::End(None),
+            Err(error @ ReadError::Frame(_)) if self.connection.is_understood() => {
+                Read::Broken(failed(&error))
+            }
+            Err(error) => Read::End(Some(failed(&error))),
+        }
     }
 }
 
@@ -548,10 +543,19 @@ impl Inbox {
         self.heads.insert(position.interface_id, head);
     }
 
-    /// Takes in a reply.
-    fn hear<S>(&mut self, line: &mut Line<S>, frame: &[u8]) -> Reply {
-        line.replied = Some(Instant::now());
-        let reply = line.memory.hear(frame);
+    /// Takes in what was read; `None` where the connection has ended.
+    fn take<S>(&mut self, line: &mut Line<S>, read: Read) -> Option<Reply> {
+        let reply = match read {
+            Read::Frame(frame) => {
+                line.replied = Some(Instant::now());
+                line.memory.hear(&frame)
+            }
+            Read::Broken(why) => Reply::Puzzling(why),
+            Read::End(_) => {
+                self.closes |= line.replied.is_some_and(|at| at.elapsed() < SHORTLY);
+                return None;
+            }
+        };
         self.nameless |= line.memory.is_nameless();
         match &reply {
             Reply::Settles(position, said) => {
@@ -562,7 +566,7 @@ impl Inbox {
             Reply::Repeated => self.surplus(line, "it repeats what was heard already"),
             Reply::Puzzling(why) => self.surplus(line, why),
         }
-        reply
+        Some(reply)
     }
 
     fn surplus<S>(&mut self, line: &mut Line<S>, why: &str) {
@@ -584,11 +588,6 @@ impl Inbox {
                 "a reply that settles no message is ignored; further ones on this connection are counted only"
             );
         }
-    }
-
-    /// The connection has ended.
-    fn ended<S>(&mut self, line: &Line<S>, shortly: Duration) {
-        self.closes |= line.replied.is_some_and(|at| at.elapsed() < shortly);
     }
 
     fn set(&mut self, position: Position, state: HeadState) {
