@@ -32,7 +32,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::link::{Heard, Link};
-use self::memory::{Note, Said};
+use self::memory::{Message, Note, Said};
 use crate::ack::{AckCode, Verdict};
 use crate::backoff::Backoff;
 use crate::config::{OutboundConfig, SendConfig};
@@ -120,7 +120,7 @@ impl Outbound {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
                 delivery = subscription.next() => delivery,
-                // Notices a receiver that closes an idle connection, so that the next message goes out on a new one.
+                // Notices a receiver that closes an idle connection, and what it says late.
                 () = self.link.watch() => {
                     self.tell_notes();
                     continue;
@@ -133,7 +133,6 @@ impl Outbound {
             *delivered = true;
             let answer = self.deliver(&delivery).await;
             self.answer(delivery, answer);
-            self.tell_notes();
         }
     }
 
@@ -183,9 +182,14 @@ impl Outbound {
             }
         };
         let position = delivery.position();
+        let outgoing = Message {
+            interface: delivery.interface().into(),
+            position,
+            epoch: delivery.epoch(),
+        };
         let heard = tokio::select! {
             biased;
-            heard = self.link.deliver(position, &message.payload, delivery.begin()) => Some(heard),
+            heard = self.link.deliver(outgoing, &message.payload, delivery.begin()) => Some(heard),
             // What was under way is dropped, and its connection with it.
             () = delivery.revoked() => None,
         };
@@ -193,6 +197,7 @@ impl Outbound {
             reason: REVOKED.to_owned(),
             sent: self.link.may_have_sent(),
         });
+        self.tell_notes();
         self.judge(heard, position, delivery.attempts())
     }
 
@@ -320,12 +325,8 @@ impl Outbound {
     }
 
     fn tell(&self, note: &Note) {
-        let SendConfig {
-            interface,
-            destination,
-            ..
-        } = &self.to;
-        let (sequence, code) = (note.position.sequence, note.code);
+        let (interface, destination) = (&*note.message.interface, &self.to.destination);
+        let (sequence, code) = (note.message.position.sequence, note.code);
         if code.verdict() == Verdict::Accept {
             tracing::debug!(interface, destination, sequence, %code, "the application confirmed a message");
         } else {

@@ -28,7 +28,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::expect::{Commit, Expect};
-use super::memory::{Memory, Note, Reply, Said};
+use super::memory::{Memory, Message, Note, Reply, Said};
 use crate::config::{ConnectionUse, Match, OutboundConfig, SendConfig};
 use crate::connection::{Connection, ReadError, WriteError};
 use crate::mllp::{FrameError, PAYLOAD_BYTES_MAX};
@@ -186,11 +186,12 @@ impl<D: Dial> Link<D> {
     /// the grant is another's meanwhile.
     pub(super) async fn deliver(
         &mut self,
-        position: Position,
+        message: Message,
         payload: &Bytes,
         begin: impl Future<Output = ()>,
     ) -> Heard {
         self.written = false;
+        let position = message.position;
         let msh = match readable(payload, self.to.matching) {
             Ok(msh) => msh,
             Err(error) => {
@@ -237,7 +238,7 @@ impl<D: Dial> Link<D> {
                 return Heard::Nothing { reason, sent };
             }
         }
-        line.memory.sent(position, msh.field(10), expect);
+        line.memory.sent(message, msh.field(10), expect);
         self.inbox.sent(position, digest);
         let patience = match expect.consents {
             true => Patience::of(Instant::now(), self.limits.silence, self.limits.silence),
@@ -263,20 +264,23 @@ impl<D: Dial> Link<D> {
         std::mem::take(&mut self.inbox.notes)
     }
 
-    /// Listens between messages; returns where the connection ended, or there are notes to take. Never returns where
+    /// Listens between messages; returns where the connection ended, or there is a note to take. Never returns where
     /// there is no connection. Loses nothing when dropped.
     pub(super) async fn watch(&mut self) {
-        while self.inbox.notes.is_empty() {
+        loop {
             let Some(line) = &mut self.line else {
                 return std::future::pending().await;
             };
             let far = Instant::now() + UNBOUNDED;
             let read = timeout_at(line.close_at.unwrap_or(far), line.read()).await;
-            let reply = read.ok().and_then(|read| self.inbox.take(line, read));
-            if reply.is_none() {
-                tracing::debug!("the idle connection to the receiver is over");
-                self.line = None;
-                return;
+            match read.ok().and_then(|read| self.inbox.take(line, read)) {
+                Some(Reply::Follows(_)) => return,
+                Some(_) => {}
+                None => {
+                    tracing::debug!("the idle connection to the receiver is over");
+                    self.line = None;
+                    return;
+                }
             }
         }
     }

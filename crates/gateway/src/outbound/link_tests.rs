@@ -53,6 +53,14 @@ fn at(sequence: u64) -> Position {
     }
 }
 
+fn outgoing(sequence: u64) -> Message {
+    Message {
+        interface: "RAD".into(),
+        position: at(sequence),
+        epoch: 1,
+    }
+}
+
 /// Delivers a message as another sequence than all others.
 async fn send(link: &mut Link, payload: &Bytes) -> Heard {
     let digits = payload.iter().filter(|byte| byte.is_ascii_digit());
@@ -61,7 +69,7 @@ async fn send(link: &mut Link, payload: &Bytes) -> Heard {
 }
 
 async fn deliver<D: Dial>(link: &mut Link<D>, sequence: u64, payload: &Bytes) -> Heard {
-    link.deliver(at(sequence), payload, std::future::ready(()))
+    link.deliver(outgoing(sequence), payload, std::future::ready(()))
         .await
 }
 
@@ -160,7 +168,7 @@ async fn a_receiver_hears_nothing_of_what_may_not_be_begun_once_it_is_connected(
     let (lab, mut link) = lab(OutboundConfig::default()).await;
     let (begin, begun) = tokio::sync::oneshot::channel::<()>();
     let sent = message("RAD-1");
-    let sending = link.deliver(at(1), &sent, async {
+    let sending = link.deliver(outgoing(1), &sent, async {
         let _ = begun.await;
     });
     let mut sending = std::pin::pin!(sending);
@@ -374,7 +382,7 @@ fn application(connection: ConnectionUse) -> SendConfig {
 
 fn note(code: AckCode) -> Note {
     Note {
-        position: at(1),
+        message: outgoing(1),
         code,
         text: String::new(),
     }

@@ -16,6 +16,14 @@ fn at(sequence: u64) -> Position {
     }
 }
 
+fn message(sequence: u64) -> Message {
+    Message {
+        interface: "RAD".into(),
+        position: at(sequence),
+        epoch: 1,
+    }
+}
+
 /// What is expected where MSH-15 and MSH-16 are `AL`: CA settles.
 fn expect() -> Expect {
     let msh = Msh::scan(b"MSH|^~\\&|A|B|C|D|||ORM|1|P|2.5|||AL|AL").unwrap();
@@ -26,7 +34,7 @@ fn memory(matching: Match, ids: &[&str]) -> Memory {
     let mut memory = Memory::new(matching);
     for (id, sequence) in ids.iter().zip(1..) {
         assert!(memory.can_tell(id.as_bytes()), "{id}");
-        memory.sent(at(sequence), id.as_bytes(), expect());
+        memory.sent(message(sequence), id.as_bytes(), expect());
     }
     memory
 }
@@ -152,7 +160,7 @@ fn a_reply_is_for_the_message_it_names_and_counts_once() {
         assert_eq!(hear(&mut memory, commit, "1"), Reply::Repeated);
         assert!(memory.is_followed());
         let note = Note {
-            position: at(1),
+            message: message(1),
             code: accept,
             text: String::new(),
         };
