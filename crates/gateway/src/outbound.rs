@@ -20,6 +20,7 @@
 //! it. A message is given up, and the connection closed, before the grant can be another's ([`Delivery::revoked`]).
 
 mod expect;
+mod inbox;
 mod link;
 mod memory;
 

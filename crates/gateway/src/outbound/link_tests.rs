@@ -10,6 +10,7 @@ use crate::ack::AckCode;
 use crate::config::Await;
 use crate::lab::{Lab, LabAnswer, LabConfig, reply};
 use crate::mllp::MllpCodec;
+use ordo_client::Uuid;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -694,6 +695,26 @@ async fn an_acknowledgement_that_comes_after_the_time_out_settles_its_message_be
         }
         assert_eq!((elapsed, receiver.connections), (0, 1));
         assert!(receiver.rooms.try_recv().is_err(), "it was sent again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_commit_settles_where_no_more_is_awaited() {
+    for closes in [false, true] {
+        let (mut receiver, mut link) = receiver(SendConfig::default());
+        let sent = message("RAD-1");
+        let (heard, _) = exchange(&mut link, 1, &sent, receiver.received()).await;
+        nothing(heard);
+        receiver.say(CA, "RAD-1").await;
+        if closes {
+            receiver.closes();
+            timeout(LIMIT, link.watch())
+                .await
+                .expect("the end to be noticed");
+        }
+        let heard = exchange(&mut link, 1, &sent, async {}).await;
+        assert_eq!(heard, (ACCEPTED, if closes { 0 } else { 1 }));
+        assert_eq!(receiver.seen, ["RAD-1"]);
     }
 }
 
