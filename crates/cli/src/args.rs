@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ordo_client::{Admin, Cluster, proto};
 
 use crate::commands::{
-    cluster, completions, config, consume, dlq, gateway, interface, message, produce, serve, why,
-    work,
+    cluster, completions, config, consume, delivery, dlq, gateway, interface, message, produce,
+    serve, why, work,
 };
 use crate::demo;
 use crate::exit::UsageError;
@@ -99,6 +99,9 @@ pub enum Command {
     /// Dead letters: list, show, put back to work, discard.
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// Decide about the message that a destination waits for: give it up, or try it now.
+    #[command(subcommand)]
+    Delivery(delivery::Command),
     /// Run the cluster: its members and its leader.
     #[command(subcommand)]
     Cluster(cluster::Command),

@@ -9,8 +9,9 @@ use ordo_wire::v1::{
     GetDeadLetterRequest, GetDeadLetterResponse, GetInterfaceRequest, GetMessageRequest,
     InitClusterRequest, Interface, InterfaceConfig, ListDeadLettersRequest,
     ListDeadLettersResponse, ListInterfacesRequest, ListInterfacesResponse, Message,
-    MoveNodeRequest, PromoteNodeRequest, RedriveDeadLetterRequest, RedriveDeadLetterResponse,
-    RemoveNodeRequest, RepairInterfaceRequest, TransferLeadershipRequest,
+    MoveNodeRequest, NoteDeliveryRequest, PromoteNodeRequest, RedriveDeadLetterRequest,
+    RedriveDeadLetterResponse, RemoveNodeRequest, RepairInterfaceRequest, ResumeDeliveryRequest,
+    SkipDeliveryRequest, TransferLeadershipRequest,
 };
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
@@ -20,7 +21,7 @@ use uuid::Uuid;
 use crate::cluster::Cluster;
 use crate::error::{CallError, Refusal};
 use crate::seek::Seek;
-use crate::{FRAME_BYTES_MAX, bytes_of, uuid_of};
+use crate::{FRAME_BYTES_MAX, bounded_reason, bytes_of, uuid_of};
 
 type Client = AdminServiceClient<Channel>;
 
@@ -316,6 +317,74 @@ impl Admin {
             c.redrive_dead_letter(r).await
         })
         .await
+    }
+
+    /// Gives up checkpoint + 1 for one destination: it becomes a dead letter for it, as if the receiver had rejected it.
+    /// `turn` is the destination's turn as it was read: where another answer or decision came first, the call is refused
+    /// ([`Reason::Stale`](ordo_wire::v1::Reason::Stale)) and nothing changes. The destination's turn then.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn skip_delivery(
+        &self,
+        interface: &str,
+        destination: &str,
+        sequence: u64,
+        turn: u32,
+    ) -> Result<u32, CallError> {
+        let (interface, destination) = (interface.to_owned(), destination.to_owned());
+        let request = SkipDeliveryRequest {
+            interface,
+            destination,
+            sequence,
+            turn,
+        };
+        let response = self
+            .call(Kind::Change, request, async |mut c, r| {
+                c.skip_delivery(r).await
+            })
+            .await?;
+        Ok(response.turn)
+    }
+
+    /// Ends a destination's pause, so that checkpoint + 1 is sent now; one that is not paused stays as it is. With a
+    /// `turn` it is refused where another answer or decision came first. The destination's turn then.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn resume_delivery(
+        &self,
+        interface: &str,
+        destination: &str,
+        turn: Option<u32>,
+    ) -> Result<u32, CallError> {
+        let (interface, destination) = (interface.to_owned(), destination.to_owned());
+        let request = ResumeDeliveryRequest {
+            interface,
+            destination,
+            turn: turn.unwrap_or(0),
+        };
+        let response = self
+            .call(Kind::Change, request, async |mut c, r| {
+                c.resume_delivery(r).await
+            })
+            .await?;
+        Ok(response.turn)
+    }
+
+    /// Keeps what a receiver said of a message after its delivery was settled, with the message's history: eight notes
+    /// a message at most, 1,024 bytes each, longer ones are cut. The same note again is kept once.
+    ///
+    /// # Errors
+    /// See [`CallError`]. [`Reason::NotAcknowledged`](ordo_wire::v1::Reason::NotAcknowledged) as long as the destination
+    /// has not acknowledged the message, [`Reason::CapReached`](ordo_wire::v1::Reason::CapReached) past the eight.
+    pub async fn note_delivery(&self, mut note: NoteDeliveryRequest) -> Result<(), CallError> {
+        note.text = bounded_reason(note.text);
+        self.call(Kind::Change, note, async |mut c, r| {
+            c.note_delivery(r).await
+        })
+        .await?;
+        Ok(())
     }
 
     /// Makes the node at `address` and its configured peers a cluster; its id. Once.

@@ -32,9 +32,11 @@ pub struct Refusal {
     /// The leader's public address, where the node named it.
     pub leader: Option<String>,
     /// What is wrong with the request, field by field.
-    pub fields: Vec<FieldViolation>,
+    pub fields: Box<[FieldViolation]>,
     /// [`Reason::ProducerGap`]: the number that is expected.
     pub expected_producer_sequence: Option<u64>,
+    /// [`Reason::ConflictingPayload`]: the sequence of the message that is known by the same id.
+    pub sequence: Option<u64>,
     /// The gRPC status that goes with it.
     pub code: Code,
     /// True when the request certainly never reached a node.
@@ -50,8 +52,9 @@ impl Refusal {
             text,
             retry_after: (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms)),
             leader: None,
-            fields: Vec::new(),
+            fields: Box::default(),
             expected_producer_sequence: None,
+            sequence: None,
             code: code_of(reason),
             unsent: false,
         }
@@ -64,8 +67,9 @@ impl Refusal {
             text: text.into(),
             retry_after: None,
             leader: None,
-            fields: Vec::new(),
+            fields: Box::default(),
             expected_producer_sequence: None,
+            sequence: None,
             code,
             unsent: false,
         }

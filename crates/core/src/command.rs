@@ -70,6 +70,9 @@ pub enum Command {
     ForgetFinished(ForgetFinished),
     QuarantineInterface(QuarantineInterface),
     RepairInterface(RepairInterface),
+    SkipDelivery(SkipDelivery),
+    ResumeDelivery(ResumeDelivery),
+    NoteDelivery(NoteDelivery),
 }
 
 impl Command {
@@ -91,6 +94,9 @@ impl Command {
             Self::ForgetFinished(command) => command.interface,
             Self::QuarantineInterface(command) => command.interface,
             Self::RepairInterface(command) => command.interface,
+            Self::SkipDelivery(command) => command.interface,
+            Self::ResumeDelivery(command) => command.interface,
+            Self::NoteDelivery(command) => command.interface,
         }
     }
 }
@@ -273,6 +279,8 @@ pub enum AnswerKind {
     Unavailable {
         /// The pause, in milliseconds.
         after_ms: u64,
+        /// It may have reached the receiver: that it is sent again is counted as a repeat.
+        sent: bool,
         /// Why.
         reason: String,
     },
@@ -345,4 +353,56 @@ pub struct QuarantineInterface {
 pub struct RepairInterface {
     /// Which.
     pub interface: InterfaceId,
+}
+
+/// Gives up checkpoint + 1 for one destination, as a person decided: a dead letter, as a reject leaves.
+#[derive(Clone, Debug)]
+pub struct SkipDelivery {
+    /// The interface.
+    pub interface: InterfaceId,
+    /// The destination.
+    pub destination: DestinationNumber,
+    /// Checkpoint + 1.
+    pub sequence: Sequence,
+    /// The destination's turn that the person saw: where another answer or decision came first, nothing changes.
+    pub turn: Turn,
+}
+
+/// Ends a destination's pause, as a person decided.
+#[derive(Clone, Debug)]
+pub struct ResumeDelivery {
+    /// The interface.
+    pub interface: InterfaceId,
+    /// The destination.
+    pub destination: DestinationNumber,
+    /// The destination's turn that the person saw; `None` whatever it is.
+    pub turn: Option<Turn>,
+}
+
+/// Keeps what a receiver said of a message after its delivery was settled.
+#[derive(Clone)]
+pub struct NoteDelivery {
+    /// The interface.
+    pub interface: InterfaceId,
+    /// The destination.
+    pub destination: DestinationNumber,
+    /// At or below its checkpoint.
+    pub sequence: Sequence,
+    /// The epoch under which it was delivered.
+    pub epoch: Epoch,
+    /// What the receiver's reply is called.
+    pub code: String,
+    /// What it says.
+    pub text: String,
+}
+
+impl fmt::Debug for NoteDelivery {
+    // A receiver's words are not for logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "NoteDelivery({} {} {} {})",
+            self.interface, self.destination, self.sequence, self.code
+        )
+    }
 }

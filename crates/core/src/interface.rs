@@ -184,7 +184,7 @@ impl Status {
     }
 }
 
-/// A receiver's state.
+/// A receiver's state. New fields stand at the end: stored rows of before lack them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Destination {
     /// Everything at or below it is done.
@@ -204,6 +204,35 @@ pub struct Destination {
     pub delivered: u64,
     /// Skip markers acknowledged, and messages it refused, so far.
     pub skipped: u64,
+    /// How often checkpoint + 1 may have reached the receiver and is sent again.
+    pub repeats: u32,
+    /// Raised by every answer but an ack and by every decision of a person; never reset.
+    pub turn: Turn,
+    /// The last answers to checkpoint + 1 that were no ack, [`TRIES_MAX`](crate::limits::TRIES_MAX) at most, oldest
+    /// first.
+    pub tries: Vec<Try>,
+}
+
+/// What came of one try to deliver checkpoint + 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Try {
+    /// What.
+    pub kind: TryKind,
+    /// When.
+    pub at: WallTime,
+    /// As its consumer said, cut at [`TRY_REASON_BYTES_MAX`](crate::limits::TRY_REASON_BYTES_MAX).
+    pub reason: String,
+}
+
+/// The answers that leave checkpoint + 1 where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TryKind {
+    /// The receiver answered that it can't now.
+    Retry,
+    /// The receiver could not be reached.
+    Unavailable,
+    /// The same, but the message may have reached it.
+    Sent,
 }
 
 /// Who holds a grant.

@@ -22,10 +22,12 @@ mod rules;
 mod session;
 mod state;
 
+pub use apply::note_text;
 pub use command::{
     Answer, AnswerKind, Command, CreateInterface, DiscardDeadLetter, Entry, ForgetFinished, Grant,
-    GrantEnd, Header, Ingest, Loss, Outcome, QuarantineInterface, RedriveDeadLetter, RefuseIngest,
-    RepairInterface, Report, RunPosition, UpdateInterface,
+    GrantEnd, Header, Ingest, Loss, NoteDelivery, Outcome, QuarantineInterface, RedriveDeadLetter,
+    RefuseIngest, RepairInterface, Report, ResumeDelivery, RunPosition, SkipDelivery,
+    UpdateInterface,
 };
 pub use config::{
     ConfigError, DestinationConfig, InterfaceConfig, StageConfig, validate_interface_name,
@@ -37,7 +39,8 @@ pub use ids::{
     Incarnation, InterfaceId, MessageId, ProducerSession, Sequence, StageNumber, Turn, WallTime,
 };
 pub use interface::{
-    DeadLetter, Destination, FailCause, Holder, Interface, Producer, Quarantine, Slot, Status,
+    DeadLetter, Destination, FailCause, Holder, Interface, Producer, Quarantine, Slot, Status, Try,
+    TryKind,
 };
 pub use load::LoadError;
 pub use mutation::{

@@ -18,6 +18,16 @@ pub const HEADERS_MAX: usize = 64;
 pub const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a reason given by a worker or a consumer; a longer one is refused.
 pub const REASON_BYTES_MAX: usize = 1_024;
+/// Answers to checkpoint + 1 that a destination keeps for people.
+pub const TRIES_MAX: usize = 8;
+/// Bytes of a reason that are kept with each of them: they are in memory, for every destination.
+pub const TRY_REASON_BYTES_MAX: usize = 256;
+/// Notes on one message that are kept.
+pub const NOTES_MAX: usize = 8;
+/// Bytes of a note's code.
+pub const NOTE_CODE_BYTES_MAX: usize = 32;
+/// Bytes of a note's text; a longer one is refused.
+pub const NOTE_TEXT_BYTES_MAX: usize = 1_024;
 /// Bytes of a payload, where an interface says nothing.
 pub const PAYLOAD_BYTES_DEFAULT: u32 = 1024 * 1024;
 /// Bytes of a payload an interface may allow.

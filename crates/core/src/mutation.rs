@@ -211,6 +211,8 @@ pub enum EventKind {
     DeliveryRetried,
     DeliveryRejected,
     Discarded,
+    Noted,
+    DeliveryRepeated,
 }
 
 /// Something out of the ordinary that happened to a message.

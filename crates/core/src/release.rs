@@ -64,9 +64,8 @@ impl<R: Rules> Lane<'_, R> {
         destination.checkpoint = through;
         destination.delivered += delivered;
         destination.skipped += skipped;
-        destination.attempts = 0;
         destination.suspended_until = destination.suspended_until.min(now);
-        destination.reason.clear();
+        destination.head_is_done();
         self.pass_over(number);
         self.destination_changed(number);
         self.finish();

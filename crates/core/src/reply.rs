@@ -28,6 +28,11 @@ pub enum Reply {
         /// The checkpoint after it.
         checkpoint: Sequence,
     },
+    /// To `SkipDelivery` and `ResumeDelivery`.
+    Decided {
+        /// The destination's turn now.
+        turn: Turn,
+    },
     /// To `CreateInterface` and `UpdateInterface`.
     Configured {
         /// Which interface.
@@ -91,6 +96,19 @@ pub enum Refusal {
     NotHead { given: Sequence, head: Sequence },
     #[error("sequence {0} is a skip marker, which can only be acknowledged")]
     SkipMarker(Sequence),
+    #[error(
+        "the destination's turn is {current}, not {given}: another answer or decision came first; nothing changed"
+    )]
+    StaleDecision { given: Turn, current: Turn },
+    #[error(
+        "sequence {given} is beyond the destination's checkpoint {checkpoint}: only what it has acknowledged is noted"
+    )]
+    NotAcknowledged {
+        given: Sequence,
+        checkpoint: Sequence,
+    },
+    #[error("the record of sequence {0} is no longer kept")]
+    Forgotten(Sequence),
     #[error("the position presented is {0}")]
     Position(String),
     #[error("the configuration version is {current}, not {given}")]

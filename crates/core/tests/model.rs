@@ -85,6 +85,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (destination(), any::<bool>())
             .prop_map(|(destination, old)| Op::GrantEnd { destination, old }),
         24 => answer(),
+        2 => (destination(), any::<bool>(), prop::bool::weighted(0.2), prop_oneof![4 => Just(0i8), 1 => -1i8..2])
+            .prop_map(|(destination, skip, old, off)| Op::Decide { destination, skip, old, off }),
+        2 => (destination(), prop::bool::weighted(0.2), -4i8..3)
+            .prop_map(|(destination, old, off)| Op::Note { destination, old, off }),
         3 => (any::<u16>(), prop::bool::weighted(0.1)).prop_map(|(which, off)| Op::Discard { which, off }),
         6 => (any::<u16>(), prop::bool::weighted(0.2), prop::bool::weighted(0.1))
             .prop_map(|(which, in_place_only, off)| Op::Redrive { which, in_place_only, off }),

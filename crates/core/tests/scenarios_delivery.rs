@@ -521,3 +521,88 @@ fn what_is_forgotten_is_neither_known_nor_a_dead_letters() {
         ingest e                        -> 7
     ");
 }
+
+#[test]
+fn what_may_have_reached_the_receiver_is_counted_until_it_is_acknowledged() {
+    run("
+        interface lab                   -> version 1
+        ingest a                        -> 1
+        ingest b                        -> 2
+        grant default                   -> epoch 1 after 0
+        unavailable default 1 why=closed    -> checkpoint 0
+        unavailable default 1 sent=1 why=silent     -> checkpoint 0
+        again default 1 why=busy        -> checkpoint 0
+        unavailable default 1 sent=1 why=silent     -> checkpoint 0
+        tries default                   -> turn 4 repeats 2: Unavailable closed, Sent silent, Retry busy, Sent silent
+        ack default 1                   -> checkpoint 1
+        tries default                   -> turn 4 repeats 0:
+        stored 1                        -> record DeliveryRetried DeliveryRepeated
+        # Only the last eight are kept.
+        unavailable default 2 why=a     -> checkpoint 1
+        unavailable default 2 why=b     -> checkpoint 1
+        unavailable default 2 why=c     -> checkpoint 1
+        unavailable default 2 why=d     -> checkpoint 1
+        unavailable default 2 why=e     -> checkpoint 1
+        unavailable default 2 why=f     -> checkpoint 1
+        unavailable default 2 why=g     -> checkpoint 1
+        unavailable default 2 why=h     -> checkpoint 1
+        unavailable default 2 why=i     -> checkpoint 1
+        tries default                   -> turn 13 repeats 0: Unavailable b, Unavailable c, Unavailable d, Unavailable e, Unavailable f, Unavailable g, Unavailable h, Unavailable i
+    ");
+}
+
+#[test]
+fn a_person_gives_up_the_head_for_one_destination_and_of_two_only_the_first_counts() {
+    run("
+        interface lab to=his,ris        -> version 1
+        ingest a                        -> 1
+        ingest b                        -> 2
+        grant his                       -> epoch 1 after 0
+        unavailable his 1 after=5000 sent=1     -> checkpoint 0
+        skip his 2                      -> refused: only checkpoint + 1, which is 1, can be answered so, not 2
+        skip his 3                      -> refused: sequence 3 is beyond the release watermark 2
+        skip his 1 turn=0               -> refused: the destination's turn is 1, not 0: another answer or decision came first; nothing changed
+        counts his                      -> delivered 0 skipped 0 attempts 0 until 5000
+        skip his 1 turn=1               -> turn 2
+        skip his 2 turn=1               -> refused: the destination's turn is 2, not 1: another answer or decision came first; nothing changed
+        counts his                      -> delivered 0 skipped 1 attempts 0 until 0
+        letters                         -> 1/his DeliveryRejected
+        see his                         -> 2
+        see ris                         -> 1, 2
+        # What was sent before is void, and a late answer changes nothing.
+        ack his 1 epoch=2               -> refused: the answer is of epoch 2; the grant's is 3
+    ");
+}
+
+#[test]
+fn a_pause_is_ended_by_a_person() {
+    run("
+        interface lab                   -> version 1
+        ingest a                        -> 1
+        grant default                   -> epoch 1 after 0
+        resume default                  -> turn 0
+        unavailable default 1 after=5000    -> checkpoint 0
+        time +100
+        resume default turn=0           -> refused: the destination's turn is 1, not 0: another answer or decision came first; nothing changed
+        resume default turn=1           -> turn 2
+        counts default                  -> delivered 0 skipped 0 attempts 0 until 100
+        resume default                  -> turn 2
+        ack default 1                   -> checkpoint 1
+    ");
+}
+
+#[test]
+fn what_a_receiver_says_later_is_kept_with_what_is_settled() {
+    run("
+        interface lab                   -> version 1
+        ingest a                        -> 1
+        ingest b                        -> 2
+        grant default                   -> epoch 1 after 0
+        note default 1                  -> refused: sequence 1 is beyond the destination's checkpoint 0: only what it has acknowledged is noted
+        ack default 1                   -> checkpoint 1
+        note default 1                  -> done
+        note default 1 epoch=2          -> refused: the answer is of epoch 2; the grant's is 1
+        note default 0                  -> refused: the record of sequence 0 is no longer kept
+        stored 1                        -> record Noted
+    ");
+}

@@ -146,7 +146,7 @@ impl Outbound {
             }
             Answer::Retry { after, reason } => delivery.retry(after, reason),
             Answer::Reject { reason } => delivery.reject(reason),
-            Answer::Unavailable { after, reason } => delivery.unavailable(after, reason),
+            answer @ Answer::Unavailable { .. } => delivery.answer(answer),
         };
         if let Err(error) = given {
             // The grant is over, so that the sequence comes again to whoever holds the next.

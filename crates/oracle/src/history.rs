@@ -537,6 +537,8 @@ pub enum EventKind {
     Delivered,
     Skipped,
     Discarded,
+    Noted,
+    DeliveryRepeated,
     Unknown,
 }
 

@@ -19,6 +19,8 @@ const GROWN: u8 = 2;
 const LANE_GREW: &[u8] = &[0];
 const SLOT_GREW: &[u8] = &[0];
 const RECORD_GREW: &[u8] = &[0, 0];
+/// Those fields as they are in a row that was written without them: no repeats, no turn, no tries.
+const DESTINATION_GREW: &[u8] = &[0, 0, 0];
 /// Those fields as they are in a row that was written without them: no stage bounds how long its work takes.
 const CONFIG_GREW: &[u8] = &[0];
 /// Tells that what stands before it is no payload's last byte. Drawn once.
@@ -46,7 +48,7 @@ pub fn encode(row: &Row, out: &mut Vec<u8>) {
         Row::Quarantine(row) => encode_fields(row, out),
         Row::Lane(row) => encode_grown(row, out),
         Row::Hours(row) => encode_fields(row, out),
-        Row::Destination(row) => encode_fields(row, out),
+        Row::Destination(row) => encode_grown(row, out),
         Row::Producer(row) => encode_fields(row, out),
         Row::DeadLetter(row) => encode_fields(row, out),
         Row::Slot(row) => encode_grown(row, out),
@@ -76,7 +78,7 @@ pub fn decode(key: &Key, bytes: &[u8]) -> Result<Row, RowError> {
         Key::Quarantine(..) => Row::Quarantine(decode_fields(bytes)?),
         Key::Lane(..) => Row::Lane(decode_grown(bytes, LANE_GREW)?),
         Key::Hours(..) => Row::Hours(decode_fields(bytes)?),
-        Key::Destination(..) => Row::Destination(decode_fields(bytes)?),
+        Key::Destination(..) => Row::Destination(decode_grown(bytes, DESTINATION_GREW)?),
         Key::Producer(..) => Row::Producer(decode_fields(bytes)?),
         Key::DeadLetter(..) => Row::DeadLetter(decode_fields(bytes)?),
         Key::Slot(..) => Row::Slot(decode_grown(bytes, SLOT_GREW)?),
@@ -166,7 +168,7 @@ mod tests {
         DestinationNumber, DestinationSet, Digest, Epoch, EventKind, EventRow, FailCause,
         FinishedHour, Header, Holder, Incarnation, InterfaceConfig, InterfaceId, LaneRow,
         MessageId, Producer, ProducerSession, Quarantine, Record, RunPosition, Sequence,
-        SessionRow, StageConfig, StageNumber, Status, Unheard, WallTime,
+        SessionRow, StageConfig, StageNumber, Status, Try, TryKind, Turn, Unheard, WallTime,
     };
     use proptest::prelude::*;
     use std::num::NonZeroU64;
@@ -291,6 +293,15 @@ mod tests {
         })
     }
 
+    fn one_try() -> impl Strategy<Value = Try> {
+        let kinds = [TryKind::Retry, TryKind::Unavailable, TryKind::Sent];
+        let kind = proptest::sample::select(kinds.to_vec());
+        (kind, any::<u64>(), ".{0,9}").prop_map(|(kind, at, reason)| {
+            let at = WallTime(at);
+            Try { kind, at, reason }
+        })
+    }
+
     fn destination() -> impl Strategy<Value = (Key, Row)> {
         let holder = (any::<u128>(), ".{0,9}").prop_map(|(consumer, name)| Holder {
             consumer: ConsumerId(Uuid::from_u128(consumer)),
@@ -299,11 +310,18 @@ mod tests {
         (
             any::<[u64; 5]>(),
             proptest::option::of(holder),
-            any::<u32>(),
+            any::<[u32; 3]>(),
             ".{0,9}",
+            proptest::collection::vec(one_try(), 0..4),
         )
             .prop_map(
-                |([checkpoint, epoch, until, delivered, skipped], holder, attempts, reason)| {
+                |(
+                    [checkpoint, epoch, until, delivered, skipped],
+                    holder,
+                    [attempts, repeats, turn],
+                    reason,
+                    tries,
+                )| {
                     let row = Destination {
                         checkpoint: Sequence(checkpoint),
                         epoch: Epoch(epoch),
@@ -313,6 +331,9 @@ mod tests {
                         reason,
                         delivered,
                         skipped,
+                        repeats,
+                        turn: Turn(turn),
+                        tries,
                     };
                     (
                         Key::Destination(InterfaceId(Uuid::nil()), DestinationNumber(0)),
@@ -545,6 +566,16 @@ mod tests {
         };
         assert_eq!((row.last_sequence, row.redrives), (Sequence(9), 3));
         assert!(row.sessions.is_empty());
+        let first = [VERSION, 9, 8, 0, 7, 6, 0, 5, 4];
+        let at = Key::Destination(InterfaceId(Uuid::nil()), DestinationNumber(0));
+        let Row::Destination(row) = decode(&at, &first).unwrap() else {
+            panic!("another kind of row");
+        };
+        assert_eq!(
+            (row.checkpoint, row.attempts, row.skipped),
+            (Sequence(9), 6, 4)
+        );
+        assert_eq!((row.repeats, row.turn, row.tries), (0, Turn(0), Vec::new()));
         let at = Key::Record(InterfaceId(Uuid::nil()), Sequence(1));
         let grown = bytes_of(&Row::Record(Record {
             message_id: MessageId(Uuid::nil()),

@@ -8,9 +8,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use ordo_core::{
     Answer, AnswerKind, ClusterTime, Command, ConsumerId, CreateInterface, DeadLetterKey,
     DestinationNumber, Digest, DiscardDeadLetter, Entry, Epoch, ForgetFinished, Grant, GrantEnd,
-    Header, Incarnation, Ingest, InterfaceId, Loss, MessageId, Outcome, ProducerSession,
-    QuarantineInterface, RedriveDeadLetter, RefuseIngest, RepairInterface, Report, RunPosition,
-    Sequence, StageNumber, Turn, UpdateInterface, WallTime,
+    Header, Incarnation, Ingest, InterfaceId, Loss, MessageId, NoteDelivery, Outcome,
+    ProducerSession, QuarantineInterface, RedriveDeadLetter, RefuseIngest, RepairInterface, Report,
+    ResumeDelivery, RunPosition, Sequence, SkipDelivery, StageNumber, Turn, UpdateInterface,
+    WallTime,
 };
 use prost::Message;
 use std::num::NonZeroU64;
@@ -186,6 +187,25 @@ fn command_to_proto(command: &Command) -> proto::Command {
         Command::RepairInterface(c) => To::RepairInterface(proto::RepairInterface {
             interface_id: id(c.interface.0),
         }),
+        Command::SkipDelivery(c) => To::SkipDelivery(proto::SkipDelivery {
+            interface_id: id(c.interface.0),
+            destination: c.destination.0.into(),
+            sequence: c.sequence.0,
+            turn: c.turn.0,
+        }),
+        Command::ResumeDelivery(c) => To::ResumeDelivery(proto::ResumeDelivery {
+            interface_id: id(c.interface.0),
+            destination: c.destination.0.into(),
+            turn: c.turn.map_or(0, |turn| turn.0),
+        }),
+        Command::NoteDelivery(c) => To::NoteDelivery(proto::NoteDelivery {
+            interface_id: id(c.interface.0),
+            destination: c.destination.0.into(),
+            sequence: c.sequence.0,
+            epoch: c.epoch.0,
+            code: c.code.clone(),
+            text: c.text.clone(),
+        }),
     };
     proto::Command {
         command: Some(command),
@@ -243,17 +263,20 @@ fn report_to_proto(c: &Report) -> proto::Report {
 
 fn answer_to_proto(c: &Answer) -> proto::Answer {
     use proto::answer::Answer as To;
-    let postpone = |after_ms: u64, reason: &String| proto::Postpone {
+    let postpone = |after_ms: u64, sent: bool, reason: &String| proto::Postpone {
         after_ms,
         reason: reason.clone(),
+        sent,
     };
     let answer = match &c.kind {
         AnswerKind::Ack => To::Ack(proto::Ack {}),
-        AnswerKind::Retry { after_ms, reason } => To::Retry(postpone(*after_ms, reason)),
+        AnswerKind::Retry { after_ms, reason } => To::Retry(postpone(*after_ms, false, reason)),
         AnswerKind::Reject { reason } => To::Reject(reason.clone()),
-        AnswerKind::Unavailable { after_ms, reason } => {
-            To::Unavailable(postpone(*after_ms, reason))
-        }
+        AnswerKind::Unavailable {
+            after_ms,
+            sent,
+            reason,
+        } => To::Unavailable(postpone(*after_ms, *sent, reason)),
     };
     proto::Answer {
         interface_id: id(c.interface.0),
@@ -327,6 +350,25 @@ fn command_from_proto(command: proto::Command) -> Result<Command, DecodeError> {
             From::RepairInterface(c) => Command::RepairInterface(RepairInterface {
                 interface: interface(&c.interface_id)?,
             }),
+            From::SkipDelivery(c) => Command::SkipDelivery(SkipDelivery {
+                interface: interface(&c.interface_id)?,
+                destination: destination(c.destination)?,
+                sequence: Sequence(c.sequence),
+                turn: Turn(c.turn),
+            }),
+            From::ResumeDelivery(c) => Command::ResumeDelivery(ResumeDelivery {
+                interface: interface(&c.interface_id)?,
+                destination: destination(c.destination)?,
+                turn: (c.turn != 0).then_some(Turn(c.turn)),
+            }),
+            From::NoteDelivery(c) => Command::NoteDelivery(NoteDelivery {
+                interface: interface(&c.interface_id)?,
+                destination: destination(c.destination)?,
+                sequence: Sequence(c.sequence),
+                epoch: Epoch(c.epoch),
+                code: c.code,
+                text: c.text,
+            }),
         },
     )
 }
@@ -388,6 +430,7 @@ fn answer_from_proto(c: proto::Answer) -> Result<Answer, DecodeError> {
         From::Reject(reason) => AnswerKind::Reject { reason },
         From::Unavailable(p) => AnswerKind::Unavailable {
             after_ms: p.after_ms,
+            sent: p.sent,
             reason: p.reason,
         },
     };

@@ -333,6 +333,7 @@ pub fn answer_of(answer: Option<answer::Answer>) -> Result<AnswerKind, Failure> 
         },
         Some(answer::Answer::Unavailable(unavailable)) => AnswerKind::Unavailable {
             after_ms: pause_of(unavailable.after_ms)?,
+            sent: unavailable.sent,
             reason: reason_of(unavailable.reason)?,
         },
         None => {

@@ -18,7 +18,7 @@ pub const fn reason_of(refusal: &Refusal) -> Reason {
     match refusal {
         Refusal::UnknownInterface(_) => Reason::UnknownInterface,
         Refusal::InterfaceExists(_) => Reason::InterfaceExists,
-        Refusal::UnknownSequence(..) => Reason::UnknownMessage,
+        Refusal::UnknownSequence(..) | Refusal::Forgotten(_) => Reason::UnknownMessage,
         Refusal::UnknownDestination(_) => Reason::UnknownDestination,
         Refusal::UnknownStage(_) => Reason::UnknownStage,
         Refusal::ConflictingPayload(_) => Reason::ConflictingPayload,
@@ -30,7 +30,8 @@ pub const fn reason_of(refusal: &Refusal) -> Reason {
         | Refusal::DerivedIdsKnown(_) => Reason::CapReached,
         Refusal::Quarantined { .. } => Reason::Quarantined,
         Refusal::Superseded => Reason::Superseded,
-        Refusal::Stale { .. } => Reason::Stale,
+        Refusal::Stale { .. } | Refusal::StaleDecision { .. } => Reason::Stale,
+        Refusal::NotAcknowledged { .. } => Reason::NotAcknowledged,
         Refusal::HeadersFull { .. } => Reason::TooLarge,
         Refusal::WrongEpoch { .. } => Reason::Epoch,
         Refusal::NotReleased { .. } => Reason::NotReleased,
@@ -71,6 +72,7 @@ pub const fn code_of(reason: Reason) -> Code {
         | Reason::Stale
         | Reason::Epoch
         | Reason::NotReleased
+        | Reason::NotAcknowledged
         | Reason::NotHead
         | Reason::Position
         | Reason::SkipMarker

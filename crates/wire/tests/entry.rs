@@ -5,9 +5,9 @@ use ordo_core::{
     Answer, AnswerKind, ClusterTime, Command, ConsumerId, CreateInterface, DeadLetterKey,
     DestinationConfig, DestinationNumber, Digest, DiscardDeadLetter, Entry, Epoch, ForgetFinished,
     Grant, GrantEnd, Header, Incarnation, Ingest, InterfaceConfig, InterfaceId, Loss, MessageId,
-    Outcome, ProducerSession, QuarantineInterface, RedriveDeadLetter, RefuseIngest,
-    RepairInterface, Report, RunPosition, Sequence, StageConfig, StageNumber, Turn,
-    UpdateInterface, WallTime,
+    NoteDelivery, Outcome, ProducerSession, QuarantineInterface, RedriveDeadLetter, RefuseIngest,
+    RepairInterface, Report, ResumeDelivery, RunPosition, Sequence, SkipDelivery, StageConfig,
+    StageNumber, Turn, UpdateInterface, WallTime,
 };
 use ordo_wire::entry::{DecodeError, ENTRY_VERSION, decode, encode};
 use proptest::prelude::*;
@@ -173,8 +173,13 @@ fn deliveries() -> impl Strategy<Value = Command> {
         (any::<u64>(), ".{0,8}")
             .prop_map(|(after_ms, reason)| AnswerKind::Retry { after_ms, reason }),
         ".{0,8}".prop_map(|reason| AnswerKind::Reject { reason }),
-        (any::<u64>(), ".{0,8}")
-            .prop_map(|(after_ms, reason)| AnswerKind::Unavailable { after_ms, reason }),
+        (any::<u64>(), any::<bool>(), ".{0,8}").prop_map(|(after_ms, sent, reason)| {
+            AnswerKind::Unavailable {
+                after_ms,
+                sent,
+                reason,
+            }
+        }),
     ];
     let answer = (interface(), destination(), any::<u64>(), sequence(), kind).prop_map(
         |(interface, destination, epoch, sequence, kind)| {
@@ -226,6 +231,48 @@ fn changes() -> impl Strategy<Value = Command> {
             })
         }),
         interface().prop_map(|interface| Command::RepairInterface(RepairInterface { interface })),
+        delivery_command(),
+    ]
+}
+
+fn delivery_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        (interface(), destination(), sequence(), any::<u32>()).prop_map(
+            |(interface, destination, sequence, turn)| {
+                Command::SkipDelivery(SkipDelivery {
+                    interface,
+                    destination,
+                    sequence,
+                    turn: Turn(turn),
+                })
+            }
+        ),
+        (interface(), destination(), prop::option::of(1..u32::MAX)).prop_map(
+            |(interface, destination, turn)| {
+                Command::ResumeDelivery(ResumeDelivery {
+                    interface,
+                    destination,
+                    turn: turn.map(Turn),
+                })
+            }
+        ),
+        (
+            interface(),
+            destination(),
+            sequence(),
+            any::<u64>(),
+            ".{0,8}"
+        )
+            .prop_map(|(interface, destination, sequence, epoch, text)| {
+                Command::NoteDelivery(NoteDelivery {
+                    interface,
+                    destination,
+                    sequence,
+                    epoch: Epoch(epoch),
+                    code: "AE".into(),
+                    text,
+                })
+            }),
     ]
 }
 

@@ -104,7 +104,7 @@ fn destination(choices: &mut Unstructured<'_>) -> Result<u8> {
 }
 
 fn op(choices: &mut Unstructured<'_>) -> Result<Op> {
-    Ok(match up_to(choices, 31)? {
+    Ok(match up_to(choices, 33)? {
         0..=7 => Op::Ingest {
             id: up_to(choices, IDS - 1)?,
             other_payload: rarely(choices, 10)?,
@@ -161,6 +161,17 @@ fn op(choices: &mut Unstructured<'_>) -> Result<Op> {
             id: up_to(choices, 11)?,
             producer: choices.arbitrary()?,
             off: mostly_zero(choices, -2, 2)?,
+        },
+        31 => Op::Decide {
+            destination: destination(choices)?,
+            skip: choices.arbitrary()?,
+            old: rarely(choices, 5)?,
+            off: mostly_zero(choices, -1, 1)?,
+        },
+        32 => Op::Note {
+            destination: destination(choices)?,
+            old: rarely(choices, 5)?,
+            off: choices.int_in_range(-4..=2)?,
         },
         _ => Op::Create {
             name: up_to(choices, 2)?,

@@ -138,7 +138,7 @@ fn give(delivery: Delivery, answer: Answer) {
         }
         Answer::Retry { after, reason } => delivery.retry(after, reason),
         Answer::Reject { reason } => delivery.reject(reason),
-        Answer::Unavailable { after, reason } => delivery.unavailable(after, reason),
+        answer @ Answer::Unavailable { .. } => delivery.answer(answer),
     };
     if let Err(error) = given {
         // It comes again under the next grant.

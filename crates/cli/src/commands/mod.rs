@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod completions;
 pub mod config;
 pub mod consume;
+pub mod delivery;
 pub mod dlq;
 pub mod exec;
 pub mod gateway;
@@ -35,6 +36,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Message(command) => message::run(global, command).await?,
         Command::Why(args) => why::run(global, args).await?,
         Command::Dlq(command) => dlq::run(global, command).await?,
+        Command::Delivery(command) => delivery::run(global, command).await?,
         Command::Cluster(command) => cluster::run(global, command).await?,
         Command::Gateway(args) => gateway::run(global, args).await?,
         Command::Config(command) => config::run(global, command)?,

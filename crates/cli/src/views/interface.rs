@@ -3,8 +3,8 @@
 use ordo_client::proto;
 use serde::Serialize;
 
-use super::{Message, bytes, span, time, unless_zero, uuid};
-use crate::output::{Card, Row};
+use super::{Message, bytes, span, time, unless_zero, uuid, word};
+use crate::output::{Card, Row, table};
 
 /// An interface: its configuration and where it stands.
 #[derive(Debug, Serialize)]
@@ -50,7 +50,7 @@ struct Stage {
 }
 
 #[derive(Debug, Serialize)]
-struct Destination {
+pub(super) struct Destination {
     name: String,
     max_attempts: u32,
     max_in_flight: u32,
@@ -62,7 +62,58 @@ struct Destination {
     holder: String,
     suspended_ms: u64,
     attempts: u32,
+    repeats: u32,
+    turn: u32,
     reason: String,
+    tries: Vec<Try>,
+}
+
+/// What came of one try to deliver the head.
+#[derive(Debug, Serialize)]
+pub(super) struct Try {
+    kind: String,
+    at_ms: u64,
+    reason: String,
+}
+
+impl From<proto::DeliveryTry> for Try {
+    fn from(wire: proto::DeliveryTry) -> Self {
+        Self {
+            kind: word(wire.kind().as_str_name(), "DELIVERY_TRY_KIND_"),
+            at_ms: wire.at_ms,
+            reason: wire.reason,
+        }
+    }
+}
+
+impl Row for Try {
+    const HEADINGS: &'static [&'static str] = &["tried", "what came back", "why"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![time(self.at_ms), self.kind.clone(), self.reason.clone()]
+    }
+}
+
+impl From<proto::DestinationState> for Destination {
+    fn from(state: proto::DestinationState) -> Self {
+        Self {
+            max_attempts: 0,
+            max_in_flight: 0,
+            name: state.name,
+            checkpoint: state.checkpoint,
+            delivered: state.delivered,
+            skipped: state.skipped,
+            in_flight: state.in_flight,
+            epoch: state.epoch,
+            holder: state.holder,
+            suspended_ms: state.suspended_ms,
+            attempts: state.attempts,
+            repeats: state.repeats,
+            turn: state.turn,
+            reason: state.reason,
+            tries: state.tries.into_iter().map(Try::from).collect(),
+        }
+    }
 }
 
 impl From<proto::Interface> for Interface {
@@ -74,16 +125,7 @@ impl From<proto::Interface> for Interface {
             Destination {
                 max_attempts: config.map_or(0, |config| config.max_attempts),
                 max_in_flight: config.map_or(0, |config| config.max_in_flight),
-                name: state.name,
-                checkpoint: state.checkpoint,
-                delivered: state.delivered,
-                skipped: state.skipped,
-                in_flight: state.in_flight,
-                epoch: state.epoch,
-                holder: state.holder,
-                suspended_ms: state.suspended_ms,
-                attempts: state.attempts,
-                reason: state.reason,
+                ..Destination::from(state)
             }
         };
         Self {
@@ -178,17 +220,49 @@ impl Destination {
         if self.suspended_ms > 0 {
             text.push_str(&format!(", suspended for {} more", span(self.suspended_ms)));
         }
-        if self.attempts > 0 {
-            text.push_str(&format!(
-                ", {} of {} attempts failed",
-                self.attempts, self.max_attempts
-            ));
-        }
+        text.push_str(&self.failures());
         if !self.reason.is_empty() && (self.suspended_ms > 0 || self.attempts > 0) {
             text.push_str(&format!(": {}", self.reason));
         }
         text
     }
+
+    /// How often its head was tried, as the end of a sentence.
+    fn failures(&self) -> String {
+        let mut text = match (self.attempts, self.max_attempts) {
+            (0, _) => String::new(),
+            (failed, 0) => format!(", {failed} attempts failed"),
+            (failed, most) => format!(", {failed} of {most} attempts failed"),
+        };
+        if self.repeats > 0 {
+            text.push_str(&format!(", sent again {} times", self.repeats));
+        }
+        text
+    }
+
+    /// What a person who looks at its head is told: the name, where it stands, and what was tried.
+    pub(super) fn at_head(&self) -> String {
+        let mut text = self.name.clone();
+        if self.suspended_ms > 0 {
+            text.push_str(&format!(", suspended for {} more", span(self.suspended_ms)));
+        }
+        text.push_str(&self.failures());
+        text.push_str(&format!(" (turn {})", self.turn));
+        text
+    }
+
+    /// The last answers to its head.
+    pub(super) fn tries(&self) -> Option<String> {
+        let title = format!("{} #{}", self.name, self.checkpoint + 1);
+        (!self.tries.is_empty()).then(|| format!("{title}\n{}", table(&self.tries)))
+    }
+}
+
+/// The tables of what was tried at the heads of destinations, below `text`.
+pub(super) fn with_tries(text: Option<String>, destinations: &[Destination]) -> Option<String> {
+    let tries = destinations.iter().filter_map(Destination::tries);
+    let parts: Vec<String> = text.into_iter().chain(tries).collect();
+    (!parts.is_empty()).then(|| parts.join("\n\n"))
 }
 
 fn lines<T>(list: &[T], sentence: impl Fn(&T) -> String) -> String {
@@ -369,7 +443,8 @@ impl Card for Explanation {
     }
 
     fn below(&self) -> Option<String> {
-        (!self.sentences.is_empty()).then(|| self.sentences.join("\n"))
+        let sentences = (!self.sentences.is_empty()).then(|| self.sentences.join("\n"));
+        with_tries(sentences, &self.interface.destinations)
     }
 }
 

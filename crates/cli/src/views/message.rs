@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ordo_client::proto;
 use serde::Serialize;
 
+use super::interface::{Destination, with_tries};
 use super::{bytes, headers, span, time, unless_zero, uuid, word};
 use crate::output::{Card, Row, table};
 
@@ -26,6 +27,7 @@ pub struct Message {
     worker: String,
     worked_on_ms: u64,
     lease_extensions: u32,
+    waiting: Vec<Destination>,
     headers: BTreeMap<String, String>,
     events: Vec<Event>,
 }
@@ -69,6 +71,7 @@ impl From<proto::Message> for Message {
             worker: wire.worker,
             worked_on_ms: wire.worked_on_ms,
             lease_extensions: wire.lease_extensions,
+            waiting: wire.waiting.into_iter().map(Destination::from).collect(),
             events: wire.events.into_iter().map(Event::from).collect(),
         }
     }
@@ -104,6 +107,14 @@ impl Message {
             text.push_str(&format!(", {} lost", counted(self.losses, "worker")));
         }
         text
+    }
+}
+
+impl Message {
+    /// The destinations whose next one it is.
+    fn waiting_at(&self) -> String {
+        let waiting = self.waiting.iter().map(Destination::at_head);
+        waiting.collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -156,12 +167,13 @@ impl Card for Message {
             ),
             ("payload", bytes(self.payload_bytes)),
             ("redrive of", unless_zero(self.redrive_of)),
+            ("waits at", self.waiting_at()),
             ("headers", header_lines(&self.headers)),
         ]
     }
 
     fn below(&self) -> Option<String> {
-        history(&self.events)
+        with_tries(history(&self.events), &self.waiting)
     }
 }
 

@@ -42,6 +42,8 @@ pub enum Answer {
     Unavailable {
         /// The pause.
         after: Duration,
+        /// It may have reached the receiver: that it comes again is counted, see [`Delivery::repeats`].
+        sent: bool,
         /// Why.
         reason: String,
     },
@@ -63,10 +65,20 @@ impl Answer {
         }
     }
 
-    /// See [`Answer::Unavailable`].
+    /// See [`Answer::Unavailable`]: it certainly did not reach the receiver.
     pub fn unavailable(after: Duration, reason: impl Into<String>) -> Self {
         Self::Unavailable {
             after,
+            sent: false,
+            reason: reason.into(),
+        }
+    }
+
+    /// See [`Answer::Unavailable`]: it may have reached the receiver.
+    pub fn unavailable_sent(after: Duration, reason: impl Into<String>) -> Self {
+        Self::Unavailable {
+            after,
+            sent: true,
             reason: reason.into(),
         }
     }
@@ -142,6 +154,13 @@ impl Delivery {
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.received.wire.attempts
+    }
+
+    /// How often it may have reached the receiver before, and is delivered again: those answers that were
+    /// [`Answer::Unavailable`] with `sent`.
+    #[must_use]
+    pub fn repeats(&self) -> u32 {
+        self.received.wire.repeats
     }
 
     /// A message, or the marker in the place of one.
@@ -233,6 +252,18 @@ impl Delivery {
         self.answer(Answer::unavailable(after, reason))
     }
 
+    /// As [`Delivery::unavailable`], where the message may have reached the receiver.
+    ///
+    /// # Errors
+    /// See [`AnswerError`]; nothing was answered then.
+    pub fn unavailable_sent(
+        self,
+        after: Duration,
+        reason: impl Into<String>,
+    ) -> Result<(), AnswerError> {
+        self.answer(Answer::unavailable_sent(after, reason))
+    }
+
     /// True while this delivery may be started: the cluster answered a heartbeat that was sent in the last 3 s, and no
     /// other consumer holds the grant. [`Subscription::next`](super::Subscription::next) hands over no other; whoever
     /// has to wait before the receiver hears of it, as for a connection, looks again.
@@ -288,9 +319,14 @@ impl Delivery {
             Answer::Reject { reason } => Kind::Reject(AnswerReject {
                 reason: bounded_reason(reason),
             }),
-            Answer::Unavailable { after, reason } => Kind::Unavailable(AnswerUnavailable {
+            Answer::Unavailable {
+                after,
+                sent,
+                reason,
+            } => Kind::Unavailable(AnswerUnavailable {
                 after_ms: milliseconds(after),
                 reason: bounded_reason(reason),
+                sent,
             }),
         };
         let sequence = self.sequence();

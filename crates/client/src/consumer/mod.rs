@@ -18,9 +18,10 @@ use ordo_wire::v1;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
+use crate::admin::Admin;
 use crate::bytes_of;
 use crate::cluster::Cluster;
-use crate::error::{ConfigError, ConsumeError};
+use crate::error::{CallError, ConfigError, ConsumeError};
 use lane::Lane;
 use lease::Lease;
 
@@ -179,8 +180,10 @@ impl ConsumerBuilder {
             lease: Lease::new(self.cluster.clock()),
             closing: AtomicBool::new(false),
         });
+        let admin = Admin::new(self.cluster.clone());
         tokio::spawn(run::Run::new(self, Arc::clone(&shared)).run(finished));
         Ok(Consumer {
+            admin,
             shared,
             next_number: AtomicU32::new(1),
             finished: watching,
@@ -192,6 +195,7 @@ impl ConsumerBuilder {
 ///
 /// Dropping it ends its subscriptions as [`Consumer::close`] does, without waiting.
 pub struct Consumer {
+    admin: Admin,
     shared: Arc<Shared>,
     next_number: AtomicU32,
     finished: watch::Receiver<()>,
@@ -274,6 +278,31 @@ impl Consumer {
             result?;
         }
         Ok(())
+    }
+
+    /// Keeps what the receiver said of a message after its delivery was settled, with the message's history: see
+    /// [`Admin::note_delivery`].
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn note(
+        &self,
+        interface: &str,
+        destination: &str,
+        sequence: u64,
+        epoch: u64,
+        code: &str,
+        text: &str,
+    ) -> Result<(), CallError> {
+        let note = v1::NoteDeliveryRequest {
+            interface: interface.to_owned(),
+            destination: destination.to_owned(),
+            sequence,
+            epoch,
+            code: code.to_owned(),
+            text: text.to_owned(),
+        };
+        self.admin.note_delivery(note).await
     }
 
     /// Starts no more deliveries, waits for those in hand and their answers, and gives the grants back. What is in hand

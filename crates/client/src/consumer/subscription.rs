@@ -231,6 +231,7 @@ mod tests {
             let deliveries = (1..=3).map(|sequence| v1::Delivery {
                 sequence,
                 attempts: 0,
+                repeats: 0,
                 content: Some(Content::Skip(SkipMarker::default())),
             });
             lane.received(1, deliveries.collect());

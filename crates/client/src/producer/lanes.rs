@@ -283,6 +283,8 @@ impl Lanes {
                 let mut refusal = Refusal::of_item(refused.reason, refused.text, 0);
                 let expected = refused.expected_producer_sequence;
                 refusal.expected_producer_sequence = (expected > 0).then_some(expected);
+                let conflicting = refused.conflicting_sequence;
+                refusal.sequence = (conflicting > 0).then_some(conflicting);
                 self.answer(entry, Err(SendError::Refused(Box::new(refusal))));
             }
             Some(Item::Refused(refused)) => {

@@ -71,6 +71,7 @@ fn message(sequence: u64) -> v1::Delivery {
     v1::Delivery {
         sequence,
         attempts: 0,
+        repeats: 0,
         content: Some(Content::Message(message)),
     }
 }
@@ -83,6 +84,7 @@ fn skip(sequence: u64) -> v1::Delivery {
     v1::Delivery {
         sequence,
         attempts: 0,
+        repeats: 0,
         content: Some(Content::Skip(marker)),
     }
 }

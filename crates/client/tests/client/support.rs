@@ -298,4 +298,7 @@ unused! {
     move_node MoveNodeRequest => MoveNodeResponse;
     remove_node RemoveNodeRequest => RemoveNodeResponse;
     transfer_leadership TransferLeadershipRequest => TransferLeadershipResponse;
+    skip_delivery SkipDeliveryRequest => SkipDeliveryResponse;
+    resume_delivery ResumeDeliveryRequest => ResumeDeliveryResponse;
+    note_delivery NoteDeliveryRequest => NoteDeliveryResponse;
 }

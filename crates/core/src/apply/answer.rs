@@ -2,9 +2,10 @@
 
 use super::{Context, Failure, Lane};
 use crate::command::{Answer, AnswerKind};
-use crate::ids::{DeadLetterKey, DestinationNumber, Epoch, Sequence};
-use crate::interface::{Destination, FailCause, Status};
+use crate::ids::{DeadLetterKey, DestinationNumber, Epoch, Sequence, WallTime};
+use crate::interface::{Destination, FailCause, Status, Try, TryKind};
 use crate::invariants::UNFINISHED;
+use crate::limits::{TRIES_MAX, TRY_REASON_BYTES_MAX};
 use crate::mutation::EventKind;
 use crate::reply::{Refusal, Reply};
 use crate::rules::Rules;
@@ -25,11 +26,20 @@ impl<R: Rules> Context<'_, R> {
             AnswerKind::Reject { reason } => {
                 lane.check_message_at_head(number, sequence)?;
                 let cause = FailCause::DeliveryRejected;
-                lane.reject_delivery(number, sequence, cause, reason)?;
+                let attempts = lane.destination(number).attempts + 1;
+                lane.reject_delivery(number, sequence, (cause, reason), attempts)?;
             }
-            AnswerKind::Unavailable { after_ms, reason } => {
+            AnswerKind::Unavailable {
+                after_ms,
+                sent,
+                reason,
+            } => {
                 lane.check_head(number, sequence)?;
-                lane.postpone(number, after_ms, reason);
+                let kind = match sent {
+                    true => TryKind::Sent,
+                    false => TryKind::Unavailable,
+                };
+                lane.postpone(number, after_ms, kind, reason);
             }
         }
         Ok(Reply::Answered {
@@ -39,7 +49,7 @@ impl<R: Rules> Context<'_, R> {
 }
 
 impl<R: Rules> Lane<'_, R> {
-    fn destination(&mut self, number: DestinationNumber) -> &mut Destination {
+    pub(super) fn destination(&mut self, number: DestinationNumber) -> &mut Destination {
         &mut self.interface.destinations[usize::from(number.0)]
     }
 
@@ -74,7 +84,7 @@ impl<R: Rules> Lane<'_, R> {
         }
     }
 
-    fn check_message_at_head(
+    pub(super) fn check_message_at_head(
         &mut self,
         number: DestinationNumber,
         given: Sequence,
@@ -94,8 +104,22 @@ impl<R: Rules> Lane<'_, R> {
         let checkpoint = self.destination(number).checkpoint;
         let moved = R::checkpoint(checkpoint, through);
         if moved != checkpoint {
+            self.note_repeats(number);
             self.advance(number, moved);
         }
+    }
+
+    /// The head is acknowledged: that the receiver may have had it more than once stays with its history.
+    pub(super) fn note_repeats(&mut self, number: DestinationNumber) {
+        let destination = self.destination(number);
+        if destination.repeats == 0 {
+            return;
+        }
+        let head = destination.checkpoint.next();
+        let times = destination.repeats;
+        let reason = format!("sent again {times} times; last: {}", destination.reason);
+        let place = self.interface.destination_name(number).to_owned();
+        self.event(head, EventKind::DeliveryRepeated, place, reason);
     }
 
     fn retry_delivery(
@@ -108,12 +132,13 @@ impl<R: Rules> Lane<'_, R> {
         self.check_message_at_head(number, sequence)?;
         let attempts = self.destination(number).attempts + 1;
         if attempts >= self.interface.config.destinations[usize::from(number.0)].max_attempts {
-            return self.reject_delivery(number, sequence, FailCause::DeliveryAttempts, reason);
+            let cause = FailCause::DeliveryAttempts;
+            return self.reject_delivery(number, sequence, (cause, reason), attempts);
         }
         self.destination(number).attempts = attempts;
         let place = self.interface.destination_name(number).to_owned();
         self.event(sequence, EventKind::DeliveryRetried, place, reason.clone());
-        self.postpone(number, after_ms, reason);
+        self.postpone(number, after_ms, TryKind::Retry, reason);
         Ok(())
     }
 
@@ -121,27 +146,39 @@ impl<R: Rules> Lane<'_, R> {
     ///
     /// That there is a reason tells a later leader that checkpoint + 1 was tried and is to be tried alone: so there
     /// is always one.
-    fn postpone(&mut self, number: DestinationNumber, after_ms: u64, reason: String) {
+    fn postpone(
+        &mut self,
+        number: DestinationNumber,
+        after_ms: u64,
+        kind: TryKind,
+        reason: String,
+    ) {
         let reason = match reason.is_empty() {
             true => NO_REASON.to_owned(),
             false => reason,
         };
         let until = self.clock.cluster_time.after_ms(after_ms);
+        let at = self.clock.wall_time;
         let destination = self.destination(number);
         destination.suspended_until = until;
+        destination.repeats = destination
+            .repeats
+            .saturating_add(u32::from(kind == TryKind::Sent));
+        destination.tried(kind, at, &reason);
         destination.reason = reason;
+        destination.turn = destination.turn.next();
         destination.epoch = R::next_epoch(destination.epoch);
         self.destination_changed(number);
     }
 
     /// The message becomes a dead letter for this destination, which goes on behind it. At the dead letters' cap the
     /// refusal changes nothing, the attempts included: they are stored only with an answer that counted.
-    fn reject_delivery(
+    pub(super) fn reject_delivery(
         &mut self,
         number: DestinationNumber,
         sequence: Sequence,
-        cause: FailCause,
-        reason: String,
+        (cause, reason): (FailCause, String),
+        attempts: u32,
     ) -> Result<(), Refusal> {
         if self.interface.dead_letters_full() {
             let (count, bytes) = (
@@ -150,7 +187,6 @@ impl<R: Rules> Lane<'_, R> {
             );
             return Err(Refusal::DeadLettersFull { count, bytes });
         }
-        let attempts = self.destination(number).attempts + 1;
         let Some(slot) = self.interface.slot_mut(sequence) else {
             self.broken(UNFINISHED);
             return Ok(());
@@ -169,8 +205,29 @@ impl<R: Rules> Lane<'_, R> {
         let place = self.interface.destination_name(number).to_owned();
         self.event(sequence, EventKind::DeliveryRejected, place, reason);
         let destination = self.destination(number);
+        destination.turn = destination.turn.next();
         destination.epoch = R::next_epoch(destination.epoch);
         self.advance(number, sequence);
         Ok(())
+    }
+}
+
+impl Destination {
+    /// Keeps what came of a try for people; the oldest goes.
+    fn tried(&mut self, kind: TryKind, at: WallTime, reason: &str) {
+        let cut = reason.floor_char_boundary(TRY_REASON_BYTES_MAX);
+        if self.tries.len() == TRIES_MAX {
+            self.tries.remove(0);
+        }
+        let reason = reason[..cut].to_owned();
+        self.tries.push(Try { kind, at, reason });
+    }
+
+    /// The checkpoint moves: what was said of checkpoint + 1 is over.
+    pub(crate) fn head_is_done(&mut self) {
+        self.attempts = 0;
+        self.repeats = 0;
+        self.reason.clear();
+        self.tries = Vec::new();
     }
 }

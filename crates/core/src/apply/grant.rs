@@ -15,6 +15,7 @@ impl<R: Rules> Context<'_, R> {
         if let Some((incarnation, sequence)) = command.position {
             lane.interface.check_position(incarnation, sequence)?;
             if sequence > checkpoint {
+                lane.note_repeats(number);
                 lane.advance(number, sequence);
             }
         }

@@ -122,6 +122,8 @@ impl Interface {
     fn configure(&mut self, config: InterfaceConfig) {
         let epochs = self.destinations.iter().map(|there| there.epoch);
         let highest = epochs.max().unwrap_or_default();
+        let turns = self.destinations.iter().map(|there| there.turn);
+        let highest_turn = turns.max().unwrap_or_default();
         let mut before = self.config.destinations.iter();
         let one_goes = before.any(|there| config.destination_number(&there.name).is_none());
         let state_of = |name: &str| match self.config.destination_number(name) {
@@ -129,12 +131,14 @@ impl Interface {
                 let mut kept = self.destinations[usize::from(number.0)].clone();
                 if one_goes {
                     kept.epoch = highest;
+                    kept.turn = highest_turn;
                 }
                 kept
             }
             None => Destination {
                 checkpoint: self.watermark,
                 epoch: highest,
+                turn: highest_turn,
                 ..Destination::default()
             },
         };

@@ -2,6 +2,7 @@
 
 mod answer;
 mod dead_letter;
+mod delivery;
 mod forget;
 mod grant;
 mod ingest;
@@ -10,6 +11,7 @@ mod quarantine;
 mod remember;
 mod report;
 
+pub use delivery::note_text;
 pub(crate) use remember::Totals;
 
 use crate::command::Command;
@@ -84,6 +86,9 @@ impl<'a, R: Rules> Context<'a, R> {
             Command::ForgetFinished(command) => self.forget_finished(&command),
             Command::QuarantineInterface(command) => self.quarantine_interface(command),
             Command::RepairInterface(command) => self.repair_interface(&command),
+            Command::SkipDelivery(command) => self.skip_delivery(&command),
+            Command::ResumeDelivery(command) => self.resume_delivery(&command),
+            Command::NoteDelivery(command) => self.note_delivery(command),
         };
         let reply = self.left_whole(id).and(reply);
         reply.unwrap_or_else(Reply::Refused)

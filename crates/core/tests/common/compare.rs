@@ -2,6 +2,7 @@
 
 use super::model::{self, Body, Lane, Model};
 use super::store::Store;
+use ordo_core::limits::TRIES_MAX;
 use ordo_core::{
     ClusterTime, DeadLetterKey, DestinationNumber, Effect, Interface, InterfaceId, Key, Rules,
     Sequence, Slot, Sound, State, Status,
@@ -173,6 +174,14 @@ fn destinations(interface: &Interface, lane: &Lane) {
         );
         assert_eq!(there.attempts, expected.attempts, "{}", at("attempts"));
         assert_eq!(there.reason, expected.reason, "{}", at("reason"));
+        assert_eq!(there.repeats, expected.repeats, "{}", at("repeats"));
+        assert_eq!(there.turn.0, expected.turn, "{}", at("turn"));
+        let tries = there.tries.iter();
+        let tries: Vec<_> = tries
+            .map(|there| (there.kind, there.at.0, there.reason.clone()))
+            .collect();
+        let first = expected.tries.len().saturating_sub(TRIES_MAX);
+        assert_eq!(tries, expected.tries[first..], "{}", at("tries"));
         assert_eq!(there.delivered, expected.delivered, "{}", at("delivered"));
         assert_eq!(there.skipped, expected.skipped, "{}", at("skipped"));
     }

@@ -7,8 +7,9 @@ use ordo_core::{
     Answer, AnswerKind, ClusterTime, Command, ConsumerId, CreateInterface, DeadLetterKey,
     DestinationConfig, DestinationNumber, DiscardDeadLetter, Entry, Epoch, ForgetFinished, Grant,
     GrantEnd, Header, Incarnation, Ingest, Interface, InterfaceConfig, InterfaceId, Loss,
-    MessageId, Outcome, ProducerSession, RedriveDeadLetter, RefuseIngest, Report, RunPosition,
-    Sequence, StageConfig, StageNumber, Turn, UpdateInterface, WallTime,
+    MessageId, NoteDelivery, Outcome, ProducerSession, RedriveDeadLetter, RefuseIngest, Report,
+    ResumeDelivery, RunPosition, Sequence, SkipDelivery, StageConfig, StageNumber, Turn,
+    UpdateInterface, WallTime,
 };
 use std::num::NonZeroU64;
 
@@ -62,6 +63,21 @@ pub enum Op {
         old: bool,
         off: i8,
         how: How,
+    },
+    /// What a person decides at a destination's head.
+    Decide {
+        destination: u8,
+        /// Give up the head, rather than end the pause.
+        skip: bool,
+        /// Of an earlier turn.
+        old: bool,
+        off: i8,
+    },
+    /// What a receiver said of a message at or near the checkpoint.
+    Note {
+        destination: u8,
+        old: bool,
+        off: i8,
     },
     Discard {
         which: u16,
@@ -369,6 +385,48 @@ impl Driver {
                     kind: answer_kind(*how),
                 })
             }
+            Op::Decide {
+                destination,
+                skip,
+                old,
+                off,
+            } => {
+                let destination = DestinationNumber(*destination);
+                let state = there.and_then(|i| i.destination(destination));
+                let (head, turn) = state.map_or((1, 0), |d| (d.checkpoint.0 + 1, d.turn.0));
+                let turn = Turn(turn.saturating_sub(u32::from(*old)));
+                match skip {
+                    true => Command::SkipDelivery(SkipDelivery {
+                        interface,
+                        destination,
+                        sequence: Sequence(shifted(head, *off)),
+                        turn,
+                    }),
+                    false => Command::ResumeDelivery(ResumeDelivery {
+                        interface,
+                        destination,
+                        turn: (*off == 0).then_some(turn),
+                    }),
+                }
+            }
+            Op::Note {
+                destination,
+                old,
+                off,
+            } => {
+                let destination = DestinationNumber(*destination);
+                let state = there.and_then(|i| i.destination(destination));
+                let checkpoint = state.map_or(1, |d| d.checkpoint.0);
+                let Epoch(current) = epoch(there, destination, *old);
+                Command::NoteDelivery(NoteDelivery {
+                    interface,
+                    destination,
+                    sequence: Sequence(shifted(checkpoint, *off)),
+                    epoch: Epoch(current + u64::from(*off == 1)),
+                    code: "AE".into(),
+                    text: "no".into(),
+                })
+            }
             Op::Discard { which, off } => Command::DiscardDeadLetter(DiscardDeadLetter {
                 interface,
                 key: letter_key(there?, *which, *off)?,
@@ -450,6 +508,7 @@ fn answer_kind(how: How) -> AnswerKind {
         How::Reject => AnswerKind::Reject { reason },
         How::Unavailable(ms) => AnswerKind::Unavailable {
             after_ms: ms.into(),
+            sent: ms % 2 == 1,
             reason,
         },
     }

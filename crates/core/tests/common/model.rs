@@ -21,7 +21,7 @@
 use bytes::Bytes;
 use ordo_core::{
     ConsumerId, Digest, EventKind, FailCause, Header, InterfaceConfig, InterfaceId, MessageId,
-    RunPosition,
+    RunPosition, TryKind,
 };
 
 /// Everything.
@@ -137,6 +137,10 @@ pub struct Destination {
     pub suspended_until: u64,
     pub attempts: u32,
     pub reason: String,
+    pub repeats: u32,
+    pub turn: u32,
+    /// What came of the tries of the head: all of them.
+    pub tries: Vec<(TryKind, u64, String)>,
     pub delivered: u64,
     pub skipped: u64,
 }
@@ -391,6 +395,8 @@ impl Lane {
         let there = &mut self.destinations[destination];
         there.attempts = 0;
         there.reason.clear();
+        there.repeats = 0;
+        there.tries.clear();
         there.suspended_until = there.suspended_until.min(now);
     }
 }

@@ -4,10 +4,10 @@ use super::model::{
     Body, Destination, End, Lane, Letter, Message, Model, Producer, Sight, Status, size_of,
 };
 use ordo_core::{
-    Answer, AnswerKind, Command, CreateInterface, DeadLetterKey, Entry, Epoch, EventKind,
-    FailCause, Grant, GrantEnd, Ingest, InterfaceConfig, Loss, MessageId, Outcome,
-    RedriveDeadLetter, Refusal, RefuseIngest, Reply, Report, Sequence, Turn, UpdateInterface,
-    merge_headers,
+    Answer, AnswerKind, Command, CreateInterface, DeadLetterKey, DestinationNumber, Entry, Epoch,
+    EventKind, FailCause, Grant, GrantEnd, Ingest, InterfaceConfig, Loss, MessageId, NoteDelivery,
+    Outcome, RedriveDeadLetter, Refusal, RefuseIngest, Reply, Report, ResumeDelivery, Sequence,
+    SkipDelivery, TryKind, Turn, UpdateInterface, merge_headers,
 };
 
 fn key(key: DeadLetterKey) -> (u64, Option<u8>) {
@@ -40,7 +40,7 @@ impl Model {
             }
             command => command.interface(),
         };
-        let now = self.time;
+        let (now, wall) = (self.time, self.wall);
         let lane = self.lanes.iter_mut().find(|lane| lane.id == id);
         let lane = lane.ok_or(Refusal::UnknownInterface(id))?;
         let reply = match command {
@@ -50,7 +50,7 @@ impl Model {
             Command::Loss(c) => lane.loss(c)?,
             Command::Grant(c) => lane.grant(c, now)?,
             Command::GrantEnd(c) => lane.grant_end(c)?,
-            Command::Answer(c) => lane.answer(c, now)?,
+            Command::Answer(c) => lane.answer(c, (now, wall))?,
             Command::UpdateInterface(c) => lane.update(c)?,
             Command::DiscardDeadLetter(c) => lane.discard(key(c.key), c.key)?,
             Command::RedriveDeadLetter(c) => lane.redrive(c)?,
@@ -58,6 +58,9 @@ impl Model {
                 lane.forget(c.through.0, now);
                 Reply::Done
             }
+            Command::SkipDelivery(c) => lane.skip_delivery(c, now)?,
+            Command::ResumeDelivery(c) => lane.resume_delivery(c, now)?,
+            Command::NoteDelivery(c) => lane.note_delivery(c)?,
             Command::CreateInterface(_) => unreachable!("answered above"),
             Command::RepairInterface(_) => Reply::Done,
             Command::QuarantineInterface(_) => unreachable!("no choice is it"),
@@ -118,6 +121,9 @@ impl Destination {
             suspended_until: 0,
             attempts: 0,
             reason: String::new(),
+            repeats: 0,
+            turn: 0,
+            tries: Vec::new(),
             delivered: 0,
             skipped: 0,
         }
@@ -392,6 +398,7 @@ impl Lane {
                 return Err(Refusal::Position(text));
             }
             if sequence.0 > self.checkpoint(number) {
+                self.note_repeats(number);
                 self.done(number, sequence.0, now);
             }
         }
@@ -413,7 +420,7 @@ impl Lane {
         Ok(Reply::Done)
     }
 
-    fn answer(&mut self, c: &Answer, now: u64) -> Result<Reply, Refusal> {
+    fn answer(&mut self, c: &Answer, (now, wall): (u64, u64)) -> Result<Reply, Refusal> {
         let number = usize::from(c.destination.0);
         let destination = self.destinations.get(number);
         let destination = destination.ok_or(Refusal::UnknownDestination(c.destination.0))?;
@@ -435,6 +442,7 @@ impl Lane {
         });
         if matches!(c.kind, AnswerKind::Ack) {
             if c.sequence.0 > checkpoint {
+                self.note_repeats(number);
                 self.done(number, c.sequence.0, now);
             }
             return reply;
@@ -458,7 +466,7 @@ impl Lane {
             AnswerKind::Ack => unreachable!("answered above"),
         };
         if let Some((cause, reason)) = rejected {
-            self.reject_delivery(c, cause, reason, attempts, now)?;
+            self.reject_delivery((number, c.sequence.0), cause, reason, attempts, now)?;
             return reply;
         }
         if let AnswerKind::Retry { .. } = c.kind {
@@ -467,8 +475,15 @@ impl Lane {
                 .events
                 .push(EventKind::DeliveryRetried);
         }
+        let kind = match c.kind {
+            AnswerKind::Unavailable { sent: true, .. } => TryKind::Sent,
+            AnswerKind::Unavailable { .. } => TryKind::Unavailable,
+            _ => TryKind::Retry,
+        };
         if let AnswerKind::Retry { after_ms, reason }
-        | AnswerKind::Unavailable { after_ms, reason } = &c.kind
+        | AnswerKind::Unavailable {
+            after_ms, reason, ..
+        } = &c.kind
         {
             let destination = &mut self.destinations[number];
             destination.suspended_until = now + after_ms;
@@ -476,14 +491,100 @@ impl Lane {
             if reason.is_empty() {
                 destination.reason = "no reason given".to_owned();
             }
+            destination.repeats += u32::from(kind == TryKind::Sent);
+            let said = destination.reason.clone();
+            destination.tries.push((kind, wall, said));
+            destination.turn += 1;
             destination.epoch += 1;
         }
         reply
     }
 
+    fn note_repeats(&mut self, number: usize) {
+        if self.destinations[number].repeats > 0 {
+            let head = self.checkpoint(number) + 1;
+            let events = &mut self.message_mut(head).events;
+            events.push(EventKind::DeliveryRepeated);
+        }
+    }
+
+    fn skip_delivery(&mut self, c: &SkipDelivery, now: u64) -> Result<Reply, Refusal> {
+        let number = usize::from(c.destination.0);
+        self.check_turn(c.destination, c.turn)?;
+        if c.sequence.0 > self.watermark() {
+            return Err(Refusal::NotReleased {
+                given: c.sequence,
+                watermark: Sequence(self.watermark()),
+            });
+        }
+        let head = Sequence(self.checkpoint(number) + 1);
+        if c.sequence != head {
+            let given = c.sequence;
+            return Err(Refusal::NotHead { given, head });
+        }
+        if self.sight(head.0, number) != Sight::Message {
+            return Err(Refusal::SkipMarker(head));
+        }
+        let attempts = self.destinations[number].attempts;
+        let reason = "given up for this destination by a person";
+        let cause = FailCause::DeliveryRejected;
+        self.reject_delivery((number, head.0), cause, reason, attempts, now)?;
+        Ok(Reply::Decided {
+            turn: Turn(self.destinations[number].turn),
+        })
+    }
+
+    fn resume_delivery(&mut self, c: &ResumeDelivery, now: u64) -> Result<Reply, Refusal> {
+        let there = self.destinations.get(usize::from(c.destination.0));
+        let there = there.ok_or(Refusal::UnknownDestination(c.destination.0))?;
+        self.check_turn(c.destination, c.turn.unwrap_or(Turn(there.turn)))?;
+        let there = &mut self.destinations[usize::from(c.destination.0)];
+        if there.suspended_until > now {
+            there.suspended_until = now;
+            there.turn += 1;
+            there.epoch += 1;
+        }
+        Ok(Reply::Decided {
+            turn: Turn(there.turn),
+        })
+    }
+
+    fn note_delivery(&mut self, c: &NoteDelivery) -> Result<Reply, Refusal> {
+        let number = usize::from(c.destination.0);
+        let there = self.destinations.get(number);
+        let there = there.ok_or(Refusal::UnknownDestination(c.destination.0))?;
+        if c.epoch.0 > there.epoch {
+            return Err(Refusal::WrongEpoch {
+                given: c.epoch,
+                current: Epoch(there.epoch),
+            });
+        }
+        let checkpoint = Sequence(self.checkpoint(number));
+        if c.sequence > checkpoint {
+            let given = c.sequence;
+            return Err(Refusal::NotAcknowledged { given, checkpoint });
+        }
+        let mut letters = self.letters.iter();
+        if c.sequence.0 <= self.forgotten && !letters.any(|l| l.key.0 == c.sequence.0) {
+            return Err(Refusal::Forgotten(c.sequence));
+        }
+        self.message_mut(c.sequence.0).events.push(EventKind::Noted);
+        Ok(Reply::Done)
+    }
+
+    fn check_turn(&self, destination: DestinationNumber, given: Turn) -> Result<(), Refusal> {
+        let there = self.destinations.get(usize::from(destination.0));
+        let there = there.ok_or(Refusal::UnknownDestination(destination.0))?;
+        let current = Turn(there.turn);
+        match given == current {
+            true => Ok(()),
+            false => Err(Refusal::StaleDecision { given, current }),
+        }
+    }
+
     fn reject_delivery(
         &mut self,
-        c: &Answer,
+        (number, sequence): (usize, u64),
         cause: FailCause,
         reason: &str,
         attempts: u32,
@@ -496,11 +597,11 @@ impl Lane {
                 bytes: letters.map(|l| l.message.body.payload.len() as u64).sum(),
             });
         }
-        let (number, sequence) = (usize::from(c.destination.0), c.sequence.0);
         let mut message = self.message(sequence).expect("it is at the head").clone();
-        message.named = Some(vec![c.destination.0]);
+        let destination = u8::try_from(number).expect("there are few");
+        message.named = Some(vec![destination]);
         let letter = Letter {
-            key: (sequence, Some(c.destination.0)),
+            key: (sequence, Some(destination)),
             message,
             cause,
             attempts,
@@ -508,12 +609,13 @@ impl Lane {
             reason: reason.to_owned(),
             redriven_as: None,
         };
-        self.bury(sequence, Some(c.destination.0), letter);
+        self.bury(sequence, Some(destination), letter);
         let message = self.message_mut(sequence);
         message.ends[number] = Some(End::Rejected);
         message.events.push(EventKind::DeliveryRejected);
         self.destinations[number].skipped += 1;
         self.destinations[number].epoch += 1;
+        self.destinations[number].turn += 1;
         self.moved_on(number, now);
         Ok(())
     }
@@ -552,13 +654,15 @@ impl Lane {
         }
         let place = |name: &String| old.iter().position(|there| there == name);
         let places: Vec<Option<usize>> = new.iter().map(place).collect();
-        // A name's epoch never falls, though the destination goes for a while.
+        // A name's epoch and turn never fall, though the destination goes for a while.
         let highest = self.destinations.iter().map(|d| d.epoch).max();
+        let turn = self.destinations.iter().map(|d| d.turn).max();
         let some_go = places.iter().flatten().count() < old.len();
         let kept = |at: &Option<usize>| {
             let mut there = at.map_or_else(Destination::new, |at| self.destinations[at].clone());
             if some_go || at.is_none() {
                 there.epoch = highest.expect("there is always one");
+                there.turn = turn.expect("there is always one");
             }
             there
         };

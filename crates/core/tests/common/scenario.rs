@@ -7,12 +7,13 @@
 //! ingest a [payload=..] [by=producer:number] [session=number:heard] [headers=k:v,..]
 //! refuse a by=producer:number
 //! complete|retry|reject|filter|lose SEQUENCE STAGE [turn=..] [payload=..] [headers=k:v,..] [for=his] [jitter=..]
-//! grant|end|ack|again|refused|unavailable DESTINATION [SEQUENCE] [epoch=..] [after=..] [position=..]
+//! grant|end|ack|again|refused|unavailable DESTINATION [SEQUENCE] [epoch=..] [after=..] [position=..] [sent=1]
+//! skip DESTINATION SEQUENCE [turn=..] | resume DESTINATION [turn=..] | note DESTINATION SEQUENCE [epoch=..] [text=..]
 //! discard|redrive SEQUENCE[/DESTINATION] [in_place]
 //! update version=.. [as for interface]           forget SEQUENCE
 //! time +MS|-MS                                   lost (a proposal)          position TERM.RUN.N (of the next one)
 //! see DESTINATION | slot SEQUENCE | letters | stored SEQUENCE | known a | watermark | counts DESTINATION
-//! reason DESTINATION
+//! reason DESTINATION | tries DESTINATION
 //! ```
 
 use super::bench::{Bench, Replica};
@@ -20,8 +21,9 @@ use ordo_core::{
     Answer, AnswerKind, ClusterTime, Command, ConsumerId, CreateInterface, DeadLetterKey,
     DestinationConfig, DestinationNumber, Digest, DiscardDeadLetter, Entry, Epoch, ForgetFinished,
     Grant, GrantEnd, Header, Incarnation, Ingest, Interface, InterfaceConfig, InterfaceId, Loss,
-    MessageId, Outcome, ProducerSession, RedriveDeadLetter, RefuseIngest, Reply, Report,
-    RunPosition, Sequence, StageConfig, StageNumber, Status, Turn, UpdateInterface, WallTime,
+    MessageId, NoteDelivery, Outcome, ProducerSession, RedriveDeadLetter, RefuseIngest, Reply,
+    Report, ResumeDelivery, RunPosition, Sequence, SkipDelivery, StageConfig, StageNumber, Status,
+    Turn, UpdateInterface, WallTime,
 };
 use uuid::Uuid;
 
@@ -159,9 +161,8 @@ impl Scenario {
                 });
                 String::new()
             }
-            "see" | "slot" | "letters" | "stored" | "known" | "watermark" | "counts" | "reason" => {
-                self.question(words)
-            }
+            "see" | "slot" | "letters" | "stored" | "known" | "watermark" | "counts" | "reason"
+            | "tries" => self.question(words),
             _ => {
                 let command = self.command(words);
                 self.apply(command)
@@ -190,6 +191,7 @@ impl Scenario {
             Reply::Ingested { sequence, .. } => sequence.to_string(),
             Reply::Granted { epoch, checkpoint } => format!("epoch {epoch} after {checkpoint}"),
             Reply::Answered { checkpoint } => format!("checkpoint {checkpoint}"),
+            Reply::Decided { turn } => format!("turn {turn}"),
             Reply::Configured { config_version, .. } => format!("version {config_version}"),
             Reply::Redriven { in_place: true, .. } => "in place".to_owned(),
             Reply::Redriven { sequence, .. } => format!("as {sequence}"),
@@ -243,6 +245,25 @@ impl Scenario {
                 epoch: self.epoch(words),
             }),
             "ack" | "again" | "refused" | "unavailable" => self.answer(words),
+            "skip" => Command::SkipDelivery(SkipDelivery {
+                interface: self.id(words),
+                destination: self.destination(words.at(1)),
+                sequence: Sequence(words.number(2)),
+                turn: self.turn(words),
+            }),
+            "resume" => Command::ResumeDelivery(ResumeDelivery {
+                interface: self.id(words),
+                destination: self.destination(words.at(1)),
+                turn: words.value_number("turn").map(Turn),
+            }),
+            "note" => Command::NoteDelivery(NoteDelivery {
+                interface: self.id(words),
+                destination: self.destination(words.at(1)),
+                sequence: Sequence(words.number(2)),
+                epoch: self.epoch(words),
+                code: "AE".to_owned(),
+                text: words.value("text").unwrap_or("late").to_owned(),
+            }),
             "discard" => Command::DiscardDeadLetter(DiscardDeadLetter {
                 interface: self.id(words),
                 key: self.key(words.at(1)),
@@ -288,6 +309,15 @@ impl Scenario {
                 .map_or(Epoch(0), |d| d.epoch)
         };
         words.value_number("epoch").map_or_else(current, Epoch)
+    }
+
+    fn turn(&self, words: &Words<'_>) -> Turn {
+        let number = self.destination(words.at(1));
+        let current = || {
+            let there = self.interface().destination(number);
+            there.map_or(Turn(0), |destination| destination.turn)
+        };
+        words.value_number("turn").map_or_else(current, Turn)
     }
 
     fn key(&self, text: &str) -> DeadLetterKey {
@@ -361,7 +391,11 @@ impl Scenario {
                 "ack" => AnswerKind::Ack,
                 "again" => AnswerKind::Retry { after_ms, reason },
                 "refused" => AnswerKind::Reject { reason },
-                _ => AnswerKind::Unavailable { after_ms, reason },
+                _ => AnswerKind::Unavailable {
+                    after_ms,
+                    sent: words.value("sent").is_some(),
+                    reason,
+                },
             },
         })
     }
@@ -396,6 +430,16 @@ impl Scenario {
             "reason" => {
                 let there = interface.destination(self.destination(words.at(1)));
                 there.expect("it was named").reason.clone()
+            }
+            "tries" => {
+                let there = interface.destination(self.destination(words.at(1)));
+                let there = there.expect("it was named");
+                let tries = there.tries.iter();
+                let tries: Vec<_> = tries
+                    .map(|tried| format!("{:?} {}", tried.kind, tried.reason))
+                    .collect();
+                let said = format!("turn {} repeats {}: ", there.turn, there.repeats);
+                format!("{said}{}", tries.join(", ")).trim_end().to_owned()
             }
             _ => {
                 let destination = self.destination(words.at(1));

@@ -250,6 +250,8 @@ pub struct Delivery {
     pub sequence: Sequence,
     /// Failed tries of this delivery so far.
     pub attempts: u32,
+    /// How often it may have reached the receiver before.
+    pub repeats: u32,
     /// Its id.
     pub message_id: MessageId,
     /// What is sent.

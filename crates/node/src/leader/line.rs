@@ -287,10 +287,9 @@ fn delivery(
     sequence: Sequence,
     slot: &Slot,
 ) -> Delivery {
-    let attempts = if sequence == destination.checkpoint.next() {
-        destination.attempts
-    } else {
-        0
+    let (attempts, repeats) = match sequence == destination.checkpoint.next() {
+        true => (destination.attempts, destination.repeats),
+        false => (0, 0),
     };
     let skip = |reason| {
         let dead_letter = interface
@@ -320,6 +319,7 @@ fn delivery(
     Delivery {
         sequence,
         attempts,
+        repeats,
         message_id: slot.message_id,
         content,
     }

@@ -1,6 +1,7 @@
 //! The Admin service: interfaces, messages, dead letters, and the cluster itself.
 
 mod dead_letters;
+mod deliveries;
 mod explain;
 mod interfaces;
 mod messages;
@@ -18,7 +19,7 @@ use ordo_wire::v1::admin_service_server::AdminService;
 use ordo_wire::v1::{self, Reason};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use tonic::{Request, Response, Status};
 
 /// How long a read waits for a quorum to confirm that this node leads.
@@ -33,11 +34,16 @@ const LIST_MAX: u32 = 10_000;
 /// See [`AdminService`].
 pub(super) struct Admin {
     context: Arc<Context>,
+    /// One note at a time: how many a message has is counted before the next is proposed.
+    noting: Mutex<()>,
 }
 
 impl Admin {
     pub(super) fn new(context: Arc<Context>) -> Self {
-        Self { context }
+        Self {
+            context,
+            noting: Mutex::new(()),
+        }
     }
 
     /// Proposes one change and waits.
@@ -213,6 +219,27 @@ impl AdminService for Admin {
         request: Request<v1::RedriveDeadLetterRequest>,
     ) -> Answer<v1::RedriveDeadLetterResponse> {
         respond(self.redrive(request.into_inner()).await)
+    }
+
+    async fn skip_delivery(
+        &self,
+        request: Request<v1::SkipDeliveryRequest>,
+    ) -> Answer<v1::SkipDeliveryResponse> {
+        respond(self.skip(request.into_inner()).await)
+    }
+
+    async fn resume_delivery(
+        &self,
+        request: Request<v1::ResumeDeliveryRequest>,
+    ) -> Answer<v1::ResumeDeliveryResponse> {
+        respond(self.resume(request.into_inner()).await)
+    }
+
+    async fn note_delivery(
+        &self,
+        request: Request<v1::NoteDeliveryRequest>,
+    ) -> Answer<v1::NoteDeliveryResponse> {
+        respond(self.note(request.into_inner()).await)
     }
 
     async fn init_cluster(

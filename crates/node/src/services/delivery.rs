@@ -475,10 +475,10 @@ fn delivery_of(
             })
         }
     };
-    let (sequence, attempts) = (delivery.sequence.0, delivery.attempts);
     Ok(Some(v1::Delivery {
-        sequence,
-        attempts,
+        sequence: delivery.sequence.0,
+        attempts: delivery.attempts,
+        repeats: delivery.repeats,
         content: Some(content),
     }))
 }

@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+mod head;
 mod quarantine;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -816,6 +817,7 @@ async fn a_lab_that_is_down_is_tried_again_with_the_head_alone() {
     let down = v1::AnswerUnavailable {
         after_ms: 300,
         reason: "connection refused".into(),
+        sent: true,
     };
     let answer = v1::Answer {
         subscription: 7,
@@ -844,7 +846,9 @@ async fn a_lab_that_is_down_is_tried_again_with_the_head_alone() {
         .into_inner();
     let sentence = explained.sentences.last().unwrap();
     assert!(
-        sentence.contains("suspended for 0.") && sentence.contains("connection refused; 2 wait"),
+        sentence.contains("suspended for 0.")
+            && sentence.contains("sequence 1 may have reached its receiver 1 time")
+            && sentence.contains("connection refused; 2 wait"),
         "{sentence}"
     );
     let probe = deliver.until(|all| !deliveries(all).is_empty()).await;

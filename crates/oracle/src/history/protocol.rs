@@ -102,6 +102,8 @@ impl From<proto::MessageEventKind> for EventKind {
             proto::MessageEventKind::Delivered => Self::Delivered,
             proto::MessageEventKind::Skipped => Self::Skipped,
             proto::MessageEventKind::Discarded => Self::Discarded,
+            proto::MessageEventKind::Noted => Self::Noted,
+            proto::MessageEventKind::DeliveryRepeated => Self::DeliveryRepeated,
             proto::MessageEventKind::Unspecified => Self::Unknown,
         }
     }

@@ -224,6 +224,7 @@ impl Script {
                 head,
                 AnswerKind::Unavailable {
                     after_ms: 5,
+                    sent: true,
                     reason: "down".to_owned(),
                 },
             ),

@@ -31,6 +31,7 @@ fn granted(pushes: &[DeliverPush]) -> Option<(Epoch, Sequence)> {
 fn unavailable(after_ms: u64) -> AnswerKind {
     AnswerKind::Unavailable {
         after_ms,
+        sent: false,
         reason: "connection refused".into(),
     }
 }
@@ -387,6 +388,7 @@ fn a_receiver_that_is_down_without_a_word_is_probed_too() {
     assert_eq!(consumer.sequences(), [1, 2, 3]);
     let silent = AnswerKind::Unavailable {
         after_ms: 1_000,
+        sent: false,
         reason: String::new(),
     };
     answer(&mut world, Epoch(1), 1, silent);

@@ -246,6 +246,14 @@ fn destination_sentence(
     } else {
         format!(": {}", destination.reason)
     };
+    let head = destination.checkpoint.next();
+    let repeats = match destination.repeats {
+        0 => String::new(),
+        times => format!(
+            ", sequence {head} may have reached its receiver {}",
+            counted(times.into(), "time", "times")
+        ),
+    };
     if suspended_ms > 0 {
         let attempts = match destination.attempts {
             0 => String::new(),
@@ -255,7 +263,7 @@ fn destination_sentence(
             ),
         };
         return format!(
-            "destination {name} is suspended for {} more{attempts}{reason}; {waits}",
+            "destination {name} is suspended for {} more{attempts}{repeats}{reason}; {waits}",
             seconds(suspended_ms)
         );
     }
@@ -268,9 +276,8 @@ fn destination_sentence(
             });
             format!(
                 "destination {name}: consumer {} has been sent {in_flight} of them and has not acknowledged sequence \
-                 {}; {waits}",
-                holder.name,
-                destination.checkpoint.next()
+                 {head}{repeats}; {waits}",
+                holder.name
             )
         }
     }

@@ -5,7 +5,7 @@ use super::{Admin, limit_of, unknown_interface};
 use crate::leader::{Glance, LineKey};
 use ordo_core::{
     Command, CreateInterface, Destination, DestinationNumber, Interface, InterfaceId,
-    RepairInterface, UpdateInterface, invariants, validate_interface_name,
+    RepairInterface, Try, TryKind, UpdateInterface, invariants, validate_interface_name,
 };
 use ordo_wire::convert::{interface_config_from_proto, interface_config_to_proto};
 use ordo_wire::request::quoted;
@@ -172,7 +172,7 @@ fn quarantine_to_proto(interface: &Interface) -> Option<v1::Quarantine> {
     })
 }
 
-fn destination_to_proto(
+pub(super) fn destination_to_proto(
     interface: &Interface,
     number: DestinationNumber,
     destination: &Destination,
@@ -199,5 +199,21 @@ fn destination_to_proto(
             interface: interface.id,
             destination: number,
         }) as u64,
+        repeats: destination.repeats,
+        turn: destination.turn.0,
+        tries: destination.tries.iter().map(try_to_proto).collect(),
+    }
+}
+
+fn try_to_proto(tried: &Try) -> v1::DeliveryTry {
+    let kind = match tried.kind {
+        TryKind::Retry => v1::DeliveryTryKind::Retry,
+        TryKind::Unavailable => v1::DeliveryTryKind::Unavailable,
+        TryKind::Sent => v1::DeliveryTryKind::Sent,
+    };
+    v1::DeliveryTry {
+        kind: kind.into(),
+        at_ms: tried.at.0,
+        reason: tried.reason.clone(),
     }
 }

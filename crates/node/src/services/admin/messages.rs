@@ -1,12 +1,13 @@
 //! One message's whole history.
 
 use super::super::bytes_of;
+use super::interfaces::destination_to_proto;
 use super::{Admin, unknown_interface};
 use crate::context::Context;
 use crate::leader::{Glance, InHand, Place};
 use ordo_core::{
-    DeadLetter, DestinationNumber, EventKind, EventRow, Interface, InterfaceConfig, InterfaceId,
-    MessageId, Record, Sequence, Slot, Status,
+    DeadLetter, Destination, DestinationNumber, EventKind, EventRow, Interface, InterfaceConfig,
+    InterfaceId, MessageId, Record, Sequence, Slot, Status,
 };
 use ordo_storage::StoreError;
 use ordo_wire::convert::headers_to_proto;
@@ -28,6 +29,8 @@ struct Known {
     letter: Option<DeadLetter>,
     retry_in_ms: u64,
     in_hand: InHand,
+    /// The destinations whose checkpoint + 1 it is.
+    waiting: Vec<v1::DestinationState>,
     applied_index: u64,
 }
 
@@ -103,6 +106,17 @@ fn known(interface: &Interface, wanted: Wanted, glance: &Glance<'_>) -> Option<K
         interface: interface.id,
         sequence,
     };
+    let waits = |destination: &Destination| {
+        slot.is_some()
+            && destination.checkpoint.next() == sequence
+            && sequence <= interface.watermark
+    };
+    let waiting = (0u8..).zip(&interface.destinations);
+    let waiting = waiting.filter(|(_, destination)| waits(destination));
+    let waiting = waiting.map(|(number, destination)| {
+        destination_to_proto(interface, DestinationNumber(number), destination, glance)
+    });
+    let waiting = waiting.collect();
     Some(Known {
         interface: interface.id,
         config: Arc::clone(&interface.config),
@@ -117,6 +131,7 @@ fn known(interface: &Interface, wanted: Wanted, glance: &Glance<'_>) -> Option<K
             .map(|(_, letter)| letter.clone()),
         retry_in_ms,
         in_hand: glance.holder_of(place).unwrap_or_default(),
+        waiting,
         applied_index: glance.applied_index,
     })
 }
@@ -134,6 +149,7 @@ fn describe(context: &Context, name: &str, known: &Known) -> Result<v1::Message,
         worker: known.in_hand.worker.clone(),
         worked_on_ms: known.in_hand.worked_on_ms,
         lease_extensions: known.in_hand.lease_extensions,
+        waiting: known.waiting.clone(),
         ..v1::Message::default()
     };
     match &known.slot {
@@ -303,8 +319,8 @@ pub(super) fn history(
 const fn how_late(kind: MessageEventKind) -> u8 {
     match kind {
         MessageEventKind::Delivered | MessageEventKind::Skipped => 1,
-        // Nearly always of a message that was skipped before.
-        MessageEventKind::Discarded => 2,
+        // Nearly always of a message that was skipped before, or delivered.
+        MessageEventKind::Discarded | MessageEventKind::Noted => 2,
         _ => 0,
     }
 }
@@ -319,6 +335,8 @@ const fn kind_of(kind: EventKind) -> MessageEventKind {
         EventKind::DeliveryRetried => MessageEventKind::DeliveryRetried,
         EventKind::DeliveryRejected => MessageEventKind::DeliveryRejected,
         EventKind::Discarded => MessageEventKind::Discarded,
+        EventKind::Noted => MessageEventKind::Noted,
+        EventKind::DeliveryRepeated => MessageEventKind::DeliveryRepeated,
     }
 }
 

@@ -143,7 +143,8 @@ fn command_of<R: Rules>(
         AnswerKind::Ack => "ack",
         AnswerKind::Retry { .. } => "retry",
         AnswerKind::Reject { .. } => "reject",
-        AnswerKind::Unavailable { .. } => "unavailable",
+        AnswerKind::Unavailable { sent: false, .. } => "unavailable",
+        AnswerKind::Unavailable { sent: true, .. } => "unavailable_sent",
     };
     let (interface, destination) = (granted.interface, granted.destination);
     Ok((

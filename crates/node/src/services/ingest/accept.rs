@@ -123,6 +123,9 @@ fn result_of(reply: Reply) -> Result<ingest_result::Result, Failure> {
             {
                 refused.expected_producer_sequence = expected;
             }
+            if let Refusal::ConflictingPayload(sequence) = refusal {
+                refused.conflicting_sequence = sequence.0;
+            }
             Ok(ingest_result::Result::Refused(refused))
         }
         other => unreachable!("an ingest was answered with {other:?}"),
@@ -306,7 +309,7 @@ impl<R: Rules> Acceptor<R> {
             text: refusal.text.clone(),
             refusal: self.refusals,
             retry_after_ms: refusal.retry_after_ms,
-            expected_producer_sequence: 0,
+            ..IngestRefused::default()
         })
     }
 }
