@@ -13,7 +13,8 @@
 //!
 //! What a receiver is expected to reply is for [`expect`] to say, which message a reply means for [`memory`], and for how
 //! long it is listened to for [`link`]. A reply that comes after its message was acknowledged to the cluster changes
-//! nothing; where it refuses the message, a person has to look, and an error is logged.
+//! nothing and is kept with the message's history; where it refuses the message, a person has to look, and an error is
+//! logged.
 //!
 //! A message that can't be sent over MLLP at all (no readable header, no MSH-10 to match a reply with, a framing byte
 //! within) is rejected without asking the receiver. A skip marker is acknowledged at once: the receiver never hears of
@@ -24,12 +25,14 @@ mod inbox;
 mod link;
 mod memory;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use ordo_client::{
     Answer, ConsumeError, Consumer, Content, Delivery, Position, SubscribeTo, Subscription,
 };
-use tokio::time::sleep;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::link::{Heard, Link};
@@ -43,6 +46,13 @@ const CREDITS: u32 = 16;
 /// The pauses before a subscription that the cluster ended is tried again.
 const RESUBSCRIBE_MIN: Duration = Duration::from_secs(1);
 const RESUBSCRIBE_MAX: Duration = Duration::from_secs(30);
+/// Late replies that wait to be kept, and how often and after which pauses that is tried.
+const NOTES_MAX: usize = 256;
+const NOTE_ATTEMPTS_MAX: u32 = 7;
+const NOTE_PAUSE_MIN: Duration = Duration::from_millis(100);
+const NOTE_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long they may take when the gateway stops.
+const NOTES_END_MAX: Duration = Duration::from_secs(1);
 /// What is told where the cluster has not been heard of for so long that the grant may be another's.
 const REVOKED: &str = "given up: the grant may be another consumer's by now";
 
@@ -53,10 +63,12 @@ pub(crate) struct Outbound {
     unavailable: Backoff,
     pause_min: Duration,
     repeats_max: u32,
-    /// The message that may have reached the receiver and is sent again, and how often.
-    repeated: Option<(Position, u32)>,
+    /// The message that was told to be sent again and again.
+    repeated: Option<Position>,
     /// The message that was told to be committed and unanswered.
     unanswered: Option<Position>,
+    /// Where late replies go to be kept.
+    notes: Option<mpsc::Sender<Note>>,
     stop: CancellationToken,
 }
 
@@ -68,6 +80,7 @@ impl Outbound {
             repeats_max: limits.repeats_max,
             repeated: None,
             unanswered: None,
+            notes: None,
             link: Link::to(&to, limits),
             to,
             stop,
@@ -76,6 +89,21 @@ impl Outbound {
 
     /// Delivers until it is stopped; then the message on its way is finished, and the grant given back.
     pub(crate) async fn run(mut self, consumer: &Consumer) {
+        let (notes, kept) = mpsc::channel(NOTES_MAX);
+        self.notes = Some(notes);
+        let destination = self.to.destination.clone();
+        let mut keeping = pin!(keep_notes(consumer, &destination, kept));
+        tokio::select! {
+            () = self.run_deliveries(consumer) => {}
+            // Not before the other, which sends to it.
+            () = &mut keeping => return,
+        }
+        if timeout(NOTES_END_MAX, keeping).await.is_err() {
+            tracing::debug!("late replies that could not be kept yet are dropped");
+        }
+    }
+
+    async fn run_deliveries(mut self, consumer: &Consumer) {
         let mut pauses = Backoff::new(RESUBSCRIBE_MIN, RESUBSCRIBE_MAX);
         // Told once, not with each try.
         let mut told = None;
@@ -133,22 +161,13 @@ impl Outbound {
             let delivery = delivery?;
             *delivered = true;
             let answer = self.deliver(&delivery).await;
-            self.answer(delivery, answer);
+            self.answer(&delivery, answer);
         }
     }
 
-    fn answer(&self, delivery: Delivery, answer: Answer) {
+    fn answer(&self, delivery: &Delivery, answer: Answer) {
         let sequence = delivery.sequence();
-        let given = match answer {
-            Answer::Ack => {
-                delivery.ack();
-                Ok(())
-            }
-            Answer::Retry { after, reason } => delivery.retry(after, reason),
-            Answer::Reject { reason } => delivery.reject(reason),
-            answer @ Answer::Unavailable { .. } => delivery.answer(answer),
-        };
-        if let Err(error) = given {
+        if let Err(error) = delivery.answer(answer) {
             // The grant is over, so that the sequence comes again to whoever holds the next.
             let SendConfig {
                 interface,
@@ -199,12 +218,12 @@ impl Outbound {
             sent: self.link.may_have_sent(),
         });
         self.tell_notes();
-        self.judge(heard, position, delivery.attempts())
+        self.judge(heard, position, delivery.attempts(), delivery.repeats())
     }
 
     /// What the cluster is told of what was heard. The receiver's own words go there, to be kept with the message, and
     /// into no log.
-    fn judge(&mut self, heard: Heard, position: Position, attempts: u32) -> Answer {
+    fn judge(&mut self, heard: Heard, position: Position, attempts: u32, repeats: u32) -> Answer {
         let sequence = position.sequence;
         if matches!(heard, Heard::Said(_)) {
             self.answers_again();
@@ -252,9 +271,13 @@ impl Outbound {
                     "the receiver is unavailable"
                 );
                 if sent {
-                    self.count_repeat(position);
+                    self.count_repeat(position, repeats);
                 }
-                unavailable(after, sent, reason)
+                Answer::Unavailable {
+                    after,
+                    sent,
+                    reason,
+                }
             }
             Heard::Unanswered { reason } => {
                 // Where it is listened to nothing is gained by a longer pause.
@@ -272,7 +295,12 @@ impl Outbound {
                         "the receiver took a message (CA) and its application does not answer; it is not sent again by itself"
                     );
                 }
-                unavailable(after, true, reason)
+                // A try that only listened sent nothing.
+                Answer::Unavailable {
+                    after,
+                    sent: self.link.may_have_sent(),
+                    reason,
+                }
             }
         }
     }
@@ -294,12 +322,12 @@ impl Outbound {
         }
     }
 
-    /// Counts a try that may have reached the receiver and that another follows; a person is told once a message.
-    fn count_repeat(&mut self, position: Position) {
-        let earlier = self.repeated.filter(|(of, _)| *of == position);
-        let repeats = earlier.map_or(0, |(_, repeats)| repeats).saturating_add(1);
-        self.repeated = Some((position, repeats));
-        if repeats == self.repeats_max {
+    /// A try that may have reached the receiver is followed by another; a person is told once a message. `earlier`: how
+    /// often it was so before, by whichever gateway.
+    fn count_repeat(&mut self, position: Position, earlier: u32) {
+        let repeats = earlier.saturating_add(1);
+        if repeats >= self.repeats_max && self.repeated != Some(position) {
+            self.repeated = Some(position);
             let SendConfig {
                 interface,
                 destination,
@@ -322,6 +350,10 @@ impl Outbound {
     fn tell_notes(&mut self) {
         for note in self.link.take_notes() {
             self.tell(&note);
+            let waits = self.notes.as_ref().map(|notes| notes.try_send(note));
+            if let Some(Err(error)) = waits {
+                tracing::debug!(%error, "too many late replies wait to be kept");
+            }
         }
     }
 
@@ -337,11 +369,28 @@ impl Outbound {
     }
 }
 
-/// What the cluster is told where the receiver settled nothing. `sent`: the message may have reached it.
-fn unavailable(after: Duration, sent: bool, reason: String) -> Answer {
-    // The protocol has no place for it yet.
-    let _ = sent;
-    Answer::unavailable(after, reason)
+/// Keeps what receivers said late with the history of their messages, where the cluster takes it. A message whose
+/// acknowledgement is on its way takes no note yet, so it is tried for a while.
+async fn keep_notes(consumer: &Consumer, destination: &str, mut notes: mpsc::Receiver<Note>) {
+    while let Some(note) = notes.recv().await {
+        let Message {
+            interface,
+            position,
+            epoch,
+        } = &note.message;
+        let (sequence, code) = (position.sequence, note.code.as_str());
+        let mut pauses = Backoff::new(NOTE_PAUSE_MIN, NOTE_PAUSE_MAX);
+        for attempt in 1..=NOTE_ATTEMPTS_MAX {
+            let kept = consumer.note(interface, destination, sequence, *epoch, code, &note.text);
+            match kept.await {
+                Ok(()) => break,
+                Err(error) if attempt == NOTE_ATTEMPTS_MAX => {
+                    tracing::info!(interface = %interface, destination, sequence, code, %error, "what the receiver said late could not be kept");
+                }
+                Err(_) => sleep(pauses.next()).await,
+            }
+        }
+    }
 }
 
 fn told(code: AckCode, text: &str) -> String {

@@ -43,12 +43,12 @@ fn at(sequence: u64) -> Position {
 fn what_is_heard_decides_the_answer() {
     let mut outbound = outbound();
     assert_eq!(
-        outbound.judge(Heard::Said(Said::Accepted), at(1), 0),
+        outbound.judge(Heard::Said(Said::Accepted), at(1), 0, 0),
         Answer::Ack
     );
     let after = Duration::from_secs(1);
     assert_eq!(
-        outbound.judge(error(), at(1), 0),
+        outbound.judge(error(), at(1), 0, 0),
         Answer::retry(after, "the receiver answered AE: busy")
     );
     let rejected = Heard::Said(Said::Rejected {
@@ -56,26 +56,26 @@ fn what_is_heard_decides_the_answer() {
         text: String::new(),
     });
     assert_eq!(
-        outbound.judge(rejected, at(1), 0),
+        outbound.judge(rejected, at(1), 0, 0),
         Answer::reject("the receiver answered CR without a reason")
     );
     let unsendable = Heard::Unsendable {
         reason: "not HL7".to_owned(),
     };
     assert_eq!(
-        outbound.judge(unsendable, at(1), 0),
+        outbound.judge(unsendable, at(1), 0, 0),
         Answer::reject("not HL7")
     );
     assert_eq!(
-        outbound.judge(nothing("no connection"), at(1), 0),
-        Answer::unavailable(after, "no connection")
+        outbound.judge(nothing("no connection"), at(1), 0, 0),
+        Answer::unavailable_sent(after, "no connection")
     );
     let unanswered = Heard::Unanswered {
         reason: "committed, unanswered".to_owned(),
     };
     let after = Duration::from_secs(2);
     assert_eq!(
-        outbound.judge(unanswered, at(1), 0),
+        outbound.judge(unanswered, at(1), 0, 0),
         Answer::unavailable(after, "committed, unanswered")
     );
 }
@@ -83,7 +83,7 @@ fn what_is_heard_decides_the_answer() {
 #[test]
 fn pauses_grow_until_the_receiver_speaks_and_with_each_attempt() {
     let mut outbound = outbound();
-    let mut pause = |heard, attempts| match outbound.judge(heard, at(1), attempts) {
+    let mut pause = |heard, attempts| match outbound.judge(heard, at(1), attempts, 0) {
         Answer::Unavailable { after, .. } | Answer::Retry { after, .. } => after.as_secs(),
         other => panic!("{other:?}"),
     };
@@ -97,19 +97,21 @@ fn pauses_grow_until_the_receiver_speaks_and_with_each_attempt() {
 }
 
 #[test]
-fn repeats_are_counted_by_message() {
+fn a_message_that_is_sent_again_and_again_is_told_once() {
     let mut outbound = outbound();
-    let repeats = |outbound: &Outbound| outbound.repeated.map(|(at, count)| (at.sequence, count));
-    for count in 1..=7 {
-        outbound.judge(nothing(""), at(1), 0);
-        assert_eq!(repeats(&outbound), Some((1, count)));
+    for earlier in 0..4 {
+        outbound.judge(nothing(""), at(1), 0, earlier);
+        assert_eq!(outbound.repeated, None);
     }
     let unsent = Heard::Nothing {
         reason: String::new(),
         sent: false,
     };
-    outbound.judge(unsent, at(1), 0);
-    assert_eq!(repeats(&outbound), Some((1, 7)));
-    outbound.judge(nothing(""), at(2), 0);
-    assert_eq!(repeats(&outbound), Some((2, 1)));
+    outbound.judge(unsent, at(1), 0, 4);
+    assert_eq!(outbound.repeated, None);
+    outbound.judge(nothing(""), at(1), 0, 4);
+    assert_eq!(outbound.repeated, Some(at(1)));
+    // Another gateway had it before.
+    outbound.judge(nothing(""), at(2), 0, 9);
+    assert_eq!(outbound.repeated, Some(at(2)));
 }
