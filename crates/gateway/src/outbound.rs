@@ -13,30 +13,34 @@
 //!
 //! What a receiver is expected to reply is for [`expect`] to say, which message a reply means for [`memory`], and for how
 //! long it is listened to for [`link`]. A reply that comes after its message was acknowledged to the cluster changes
-//! nothing; where it refuses the message, a person has to look, and an error is logged.
+//! nothing and is kept with the message's history; where it refuses the message, a person has to look, and an error is
+//! logged.
 //!
 //! A message that can't be sent over MLLP at all (no readable header, no MSH-10 to match a reply with, a framing byte
 //! within) is rejected without asking the receiver. A skip marker is acknowledged at once: the receiver never hears of
 //! it. A message is given up, and the connection closed, before the grant can be another's ([`Delivery::revoked`]).
 
 mod expect;
+mod inbox;
 mod link;
 mod many;
 mod memory;
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use ordo_client::{
     Answer, ConsumeError, Consumer, Content, Delivery, Position, SubscribeTo, Subscription, Uuid,
 };
-use tokio::time::{Instant, sleep};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::many::Many;
 
 use self::link::{Heard, Link};
-use self::memory::{Note, Said};
+use self::memory::{Message, Note, Said};
 use crate::ack::{AckCode, Verdict};
 use crate::backoff::Backoff;
 use crate::config::{OutboundConfig, SendConfig};
@@ -49,17 +53,15 @@ const RESUBSCRIBE_MIN: Duration = Duration::from_secs(1);
 const RESUBSCRIBE_MAX: Duration = Duration::from_secs(30);
 /// How long after its pause a message that was not settled is counted as waiting here.
 const COMES_AGAIN_WITHIN: Duration = Duration::from_secs(10);
+/// Late replies that wait to be kept, and how often and after which pauses that is tried.
+const NOTES_MAX: usize = 256;
+const NOTE_ATTEMPTS_MAX: u32 = 7;
+const NOTE_PAUSE_MIN: Duration = Duration::from_millis(100);
+const NOTE_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long they may take when the gateway stops.
+const NOTES_END_MAX: Duration = Duration::from_secs(1);
 /// What is told where the cluster has not been heard of for so long that the grant may be another's.
 const REVOKED: &str = "given up: the grant may be another consumer's by now";
-
-/// What was tried of a delivery before, by whatever gateway.
-#[derive(Clone, Copy, Default)]
-struct Tries {
-    /// Those that count.
-    attempts: u32,
-    /// Those that may have reached the receiver without an answer of it.
-    repeats: u32,
-}
 
 /// A message that was sent and is not settled.
 struct Unsettled {
@@ -76,8 +78,12 @@ pub(crate) struct Outbound {
     unavailable: Backoff,
     pause_min: Duration,
     repeats_max: u32,
+    /// The message that was told to be sent again and again.
+    repeated: Option<Position>,
     /// The message that was told to be committed and unanswered.
     unanswered: Option<Position>,
+    /// Where late replies go to be kept.
+    notes: Option<mpsc::Sender<Note>>,
     metrics: Metrics,
     /// By interface: the message that was sent and is not settled.
     unsettled: HashMap<Uuid, Unsettled>,
@@ -102,7 +108,9 @@ impl Outbound {
             unavailable: Backoff::new(limits.pause_min, limits.pause_max),
             pause_min: limits.pause_min,
             repeats_max: limits.repeats_max,
+            repeated: None,
             unanswered: None,
+            notes: None,
             link: Link::to(&to, limits),
             to,
             stop,
@@ -111,6 +119,18 @@ impl Outbound {
 
     /// Delivers until it is stopped; then the message on its way is finished, and the grant given back.
     pub(crate) async fn run(mut self, consumer: &Consumer) {
+        let (kept, destination) = (self.keep(), self.to.destination.clone());
+        keeping_notes(consumer, &destination, kept, self.run_deliveries(consumer)).await;
+    }
+
+    /// Where late replies come from, for [`keeping_notes`].
+    fn keep(&mut self) -> mpsc::Receiver<Note> {
+        let (notes, kept) = mpsc::channel(NOTES_MAX);
+        self.notes = Some(notes);
+        kept
+    }
+
+    async fn run_deliveries(mut self, consumer: &Consumer) {
         let mut pauses = Backoff::new(RESUBSCRIBE_MIN, RESUBSCRIBE_MAX);
         // Told once, not with each try.
         let mut told = None;
@@ -156,7 +176,7 @@ impl Outbound {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
                 delivery = subscription.next() => delivery,
-                // Notices a receiver that closes an idle connection, so that the next message goes out on a new one.
+                // Notices a receiver that closes an idle connection, and what it says late.
                 () = self.link.watch() => {
                     self.tell_notes();
                     self.count_connection();
@@ -169,23 +189,13 @@ impl Outbound {
             let delivery = delivery?;
             *delivered = true;
             let answer = self.deliver(&delivery).await;
-            self.answer(delivery, answer);
-            self.tell_notes();
+            self.answer(&delivery, answer);
         }
     }
 
-    fn answer(&self, delivery: Delivery, answer: Answer) {
+    fn answer(&self, delivery: &Delivery, answer: Answer) {
         let sequence = delivery.sequence();
-        let given = match answer {
-            Answer::Ack => {
-                delivery.ack();
-                Ok(())
-            }
-            Answer::Retry { after, reason } => delivery.retry(after, reason),
-            Answer::Reject { reason } => delivery.reject(reason),
-            answer @ Answer::Unavailable { .. } => delivery.answer(answer),
-        };
-        if let Err(error) = given {
+        if let Err(error) = delivery.answer(answer) {
             // The grant is over, so that the sequence comes again to whoever holds the next.
             let SendConfig {
                 interface,
@@ -222,9 +232,14 @@ impl Outbound {
         let position = delivery.position();
         self.begin(position);
         let begin = Instant::now();
+        let outgoing = Message {
+            interface: delivery.interface().into(),
+            position,
+            epoch: delivery.epoch(),
+        };
         let heard = tokio::select! {
             biased;
-            heard = self.link.deliver(position, &message.payload, delivery.begin()) => Some(heard),
+            heard = self.link.deliver(outgoing, &message.payload, delivery.begin()) => Some(heard),
             // What was under way is dropped, and its connection with it.
             () = delivery.revoked() => None,
         };
@@ -232,12 +247,9 @@ impl Outbound {
             reason: REVOKED.to_owned(),
             sent: self.link.may_have_sent(),
         });
-        let tries = Tries {
-            attempts: delivery.attempts(),
-            repeats: delivery.repeats(),
-        };
+        self.tell_notes();
         self.count(&heard, begin.elapsed());
-        let answer = self.judge(heard, position, tries);
+        let answer = self.judge(heard, position, delivery.attempts(), delivery.repeats());
         self.end(position, &answer);
         answer
     }
@@ -305,8 +317,8 @@ impl Outbound {
 
     /// What the cluster is told of what was heard. The receiver's own words go there, to be kept with the message, and
     /// into no log.
-    fn judge(&mut self, heard: Heard, position: Position, tries: Tries) -> Answer {
-        let (sequence, attempts) = (position.sequence, tries.attempts);
+    fn judge(&mut self, heard: Heard, position: Position, attempts: u32, repeats: u32) -> Answer {
+        let sequence = position.sequence;
         if matches!(heard, Heard::Said(_)) {
             self.answers_again();
         }
@@ -353,7 +365,7 @@ impl Outbound {
                     "the receiver is unavailable"
                 );
                 if sent {
-                    self.alarm(sequence, tries.repeats + 1);
+                    self.count_repeat(position, repeats);
                 }
                 Answer::Unavailable {
                     after,
@@ -377,8 +389,12 @@ impl Outbound {
                         "the receiver took a message (CA) and its application does not answer; it is not sent again by itself"
                     );
                 }
-                // No repetition follows of it.
-                Answer::unavailable(after, reason)
+                // A try that only listened sent nothing.
+                Answer::Unavailable {
+                    after,
+                    sent: self.link.may_have_sent(),
+                    reason,
+                }
             }
         }
     }
@@ -400,15 +416,19 @@ impl Outbound {
         }
     }
 
-    /// Tells a person, once a message, that `repeats` tries of it may have reached the receiver.
-    fn alarm(&self, sequence: u64, repeats: u32) {
-        if repeats == self.repeats_max {
+    /// A try that may have reached the receiver is followed by another; a person is told once a message. `earlier`: how
+    /// often it was so before, by whichever gateway.
+    fn count_repeat(&mut self, position: Position, earlier: u32) {
+        let repeats = earlier.saturating_add(1);
+        if repeats >= self.repeats_max && self.repeated != Some(position) {
+            self.repeated = Some(position);
             let SendConfig {
                 interface,
                 destination,
                 address,
                 ..
             } = &self.to;
+            let sequence = position.sequence;
             tracing::error!(
                 interface,
                 destination,
@@ -424,21 +444,63 @@ impl Outbound {
     fn tell_notes(&mut self) {
         for note in self.link.take_notes() {
             self.tell(&note);
+            let waits = self.notes.as_ref().map(|notes| notes.try_send(note));
+            if let Some(Err(error)) = waits {
+                tracing::debug!(%error, "too many late replies wait to be kept");
+            }
         }
     }
 
     fn tell(&self, note: &Note) {
-        let SendConfig {
-            interface,
-            destination,
-            ..
-        } = &self.to;
-        let (sequence, code) = (note.position.sequence, note.code);
+        let (interface, destination) = (&*note.message.interface, &self.to.destination);
+        let (sequence, code) = (note.message.position.sequence, note.code);
         if code.verdict() == Verdict::Accept {
             tracing::debug!(interface, destination, sequence, %code, "the application confirmed a message");
         } else {
             // It was acknowledged to the cluster already.
             tracing::error!(interface, destination, sequence, %code, "the receiver refused a message that it had accepted; a person has to look");
+        }
+    }
+}
+
+/// Delivers, and keeps the late replies that come meanwhile. `deliver` has the other end of `kept`.
+async fn keeping_notes(
+    consumer: &Consumer,
+    destination: &str,
+    kept: mpsc::Receiver<Note>,
+    deliver: impl Future<Output = ()>,
+) {
+    let mut keeping = pin!(keep_notes(consumer, destination, kept));
+    tokio::select! {
+        () = deliver => {}
+        // Not before the other, which sends to it.
+        () = &mut keeping => return,
+    }
+    if timeout(NOTES_END_MAX, keeping).await.is_err() {
+        tracing::debug!("late replies that could not be kept yet are dropped");
+    }
+}
+
+/// Keeps what receivers said late with the history of their messages, where the cluster takes it. A message whose
+/// acknowledgement is on its way takes no note yet, so it is tried for a while.
+async fn keep_notes(consumer: &Consumer, destination: &str, mut notes: mpsc::Receiver<Note>) {
+    while let Some(note) = notes.recv().await {
+        let Message {
+            interface,
+            position,
+            epoch,
+        } = &note.message;
+        let (sequence, code) = (position.sequence, note.code.as_str());
+        let mut pauses = Backoff::new(NOTE_PAUSE_MIN, NOTE_PAUSE_MAX);
+        for attempt in 1..=NOTE_ATTEMPTS_MAX {
+            let kept = consumer.note(interface, destination, sequence, *epoch, code, &note.text);
+            match kept.await {
+                Ok(()) => break,
+                Err(error) if attempt == NOTE_ATTEMPTS_MAX => {
+                    tracing::info!(interface = %interface, destination, sequence, code, %error, "what the receiver said late could not be kept");
+                }
+                Err(_) => sleep(pauses.next()).await,
+            }
         }
     }
 }

@@ -402,9 +402,8 @@ impl Side {
         }));
         let delivery = |(content, sequence)| Delivery {
             sequence,
-            attempts: 0,
-            repeats: 0,
             content: Some(content),
+            ..Delivery::default()
         };
         let deliveries = contents
             .into_iter()

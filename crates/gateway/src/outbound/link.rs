@@ -15,29 +15,24 @@
 //! A message to which the receiver need not reply ([`Expect::consents`]) is listened to for a short while: a reply counts,
 //! since many receivers acknowledge everything; an end of the connection means unavailable.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use ordo_client::{Position, Uuid};
+use ordo_client::Position;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::expect::{Commit, Expect};
-use super::memory::{Memory, Note, Reply, Said};
+use super::inbox::{HeadState, Inbox, Line, Read, UNBOUNDED};
+use super::memory::{Message, Note, Reply, Said};
 use crate::config::{ConnectionUse, Match, OutboundConfig, SendConfig};
-use crate::connection::{Connection, ReadError, WriteError};
-use crate::mllp::{FrameError, PAYLOAD_BYTES_MAX};
+use crate::connection::WriteError;
 use crate::msh::{Msh, MshError};
 
-/// The wait for an unasked reply between messages, in effect none.
-const UNBOUNDED: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// How soon after a reply a connection is closed by receivers that want one for each message.
-const SHORTLY: Duration = Duration::from_secs(1);
 /// Replies read at once before a message is sent; a receiver that has sent more of them talks to itself.
 const AHEAD_MAX: usize = 256;
 
@@ -97,59 +92,6 @@ pub(super) struct Link<D: Dial = Tcp> {
     written: bool,
 }
 
-/// One open connection.
-struct Line<S> {
-    connection: Connection<S>,
-    memory: Memory,
-    /// No further message goes out on it.
-    spent: bool,
-    /// It can't be read any more.
-    ended: bool,
-    /// When it is closed though nothing else is to be sent.
-    close_at: Option<Instant>,
-    /// When a reply came last.
-    replied: Option<Instant>,
-    /// Replies that settled nothing.
-    surplus: u64,
-}
-
-/// What was read of a connection.
-enum Read {
-    Frame(Bytes),
-    /// What is no frame, behind which frames may follow.
-    Broken(String),
-    /// Nothing more comes, since the receiver ended it or for this reason.
-    End(Option<String>),
-}
-
-/// What was heard and not told yet.
-struct Inbox {
-    to: SendConfig,
-    /// By interface, the message that was sent last and is not settled.
-    heads: HashMap<Uuid, Head>,
-    /// What followed on replies that had settled their messages.
-    notes: Vec<Note>,
-    /// Replies that settled nothing, over all connections.
-    surplus: u64,
-    /// The receiver sends replies that name no message.
-    nameless: bool,
-    /// The receiver has closed a connection shortly after a reply.
-    closes: bool,
-}
-
-struct Head {
-    position: Position,
-    /// Of the payload: a message may have been edited since.
-    digest: u64,
-    state: HeadState,
-}
-
-enum HeadState {
-    Out,
-    Committed,
-    Settled(Said),
-}
-
 /// How long a reply is waited for.
 struct Patience {
     begin: Instant,
@@ -186,11 +128,12 @@ impl<D: Dial> Link<D> {
     /// the grant is another's meanwhile.
     pub(super) async fn deliver(
         &mut self,
-        position: Position,
+        message: Message,
         payload: &Bytes,
         begin: impl Future<Output = ()>,
     ) -> Heard {
         self.written = false;
+        let position = message.position;
         let msh = match readable(payload, self.to.matching) {
             Ok(msh) => msh,
             Err(error) => {
@@ -202,13 +145,13 @@ impl<D: Dial> Link<D> {
         let digest = self.hasher.hash_one(payload);
         self.catch_up().await;
         match self.inbox.state(position, digest) {
-            Some(HeadState::Settled(said)) => {
-                let said = said.clone();
-                self.inbox.heads.remove(&position.interface_id);
-                return Heard::Said(said);
-            }
+            None => self.inbox.forget(position),
+            Some(HeadState::Out) => {}
             Some(HeadState::Committed) => return self.wait_on(position, expect).await,
-            Some(HeadState::Out) | None => {}
+            Some(HeadState::Settled(_)) => {}
+        }
+        if let Some(said) = self.inbox.take_settled(position) {
+            return Heard::Said(said);
         }
         let mut line = match self.line_for(msh.field(10)).await {
             Ok(line) => line,
@@ -221,6 +164,11 @@ impl<D: Dial> Link<D> {
         if let Err(reason) = self.listen_first(&mut line).await {
             let sent = false;
             return Heard::Nothing { reason, sent };
+        }
+        // The last moment before it is sent again.
+        if let Some(said) = self.inbox.take_settled(position) {
+            self.line = Some(line);
+            return Heard::Said(said);
         }
         let begun = Instant::now();
         self.written = true;
@@ -237,7 +185,7 @@ impl<D: Dial> Link<D> {
                 return Heard::Nothing { reason, sent };
             }
         }
-        line.memory.sent(position, msh.field(10), expect);
+        line.memory.sent(message, msh.field(10), expect);
         self.inbox.sent(position, digest);
         let patience = match expect.consents {
             true => Patience::of(Instant::now(), self.limits.silence, self.limits.silence),
@@ -263,20 +211,23 @@ impl<D: Dial> Link<D> {
         std::mem::take(&mut self.inbox.notes)
     }
 
-    /// Listens between messages; returns where the connection ended, or there are notes to take. Never returns where
+    /// Listens between messages; returns where the connection ended, or there is a note to take. Never returns where
     /// there is no connection. Loses nothing when dropped.
     pub(super) async fn watch(&mut self) {
-        while self.inbox.notes.is_empty() {
+        loop {
             let Some(line) = &mut self.line else {
                 return std::future::pending().await;
             };
             let far = Instant::now() + UNBOUNDED;
             let read = timeout_at(line.close_at.unwrap_or(far), line.read()).await;
-            let reply = read.ok().and_then(|read| self.inbox.take(line, read));
-            if reply.is_none() {
-                tracing::debug!("the idle connection to the receiver is over");
-                self.line = None;
-                return;
+            match read.ok().and_then(|read| self.inbox.take(line, read)) {
+                Some(Reply::Follows(_)) => return,
+                Some(_) => {}
+                None => {
+                    tracing::debug!("the idle connection to the receiver is over");
+                    self.line = None;
+                    return;
+                }
             }
         }
     }
@@ -368,10 +319,18 @@ impl<D: Dial> Link<D> {
 
     /// Waits for the application's reply to a message that was sent in an earlier try.
     async fn wait_on(&mut self, position: Position, expect: Expect) -> Heard {
-        let Some(mut line) = self.line.take() else {
-            return unanswered("and has ended the connection since");
+        let (waits, longest) = match expect.commit {
+            Commit::Waits => (true, self.limits.ack_max),
+            Commit::Settles | Commit::SettlesAlone => (false, self.limits.silence),
         };
-        let patience = Patience::of(Instant::now(), self.limits.ack_max, self.limits.ack_max);
+        let Some(mut line) = self.line.take() else {
+            if waits {
+                return unanswered("and has ended the connection since");
+            }
+            self.inbox.forget(position);
+            return Heard::Said(Said::Accepted);
+        };
+        let patience = Patience::of(Instant::now(), longest, longest);
         let heard = self.listen(&mut line, position, expect, patience).await;
         self.keep(line, &heard).await;
         heard
@@ -489,135 +448,8 @@ impl<D: Dial> Link<D> {
     /// The message counts as accepted, though no application said so.
     fn taken(&mut self, line: &mut Line<D::Stream>, position: Position) -> Heard {
         line.memory.take_for_accepted(position);
-        self.inbox.heads.remove(&position.interface_id);
+        self.inbox.forget(position);
         Heard::Said(Said::Accepted)
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
-    fn new(stream: S, matching: Match) -> Self {
-        Self {
-            connection: Connection::new(stream, PAYLOAD_BYTES_MAX),
-            memory: Memory::new(matching),
-            spent: false,
-            ended: false,
-            close_at: None,
-            replied: None,
-            surplus: 0,
-        }
-    }
-
-    /// Loses nothing when dropped. Its callers bound it.
-    async fn read(&mut self) -> Read {
-        let read = self.connection.read(std::future::pending(), UNBOUNDED);
-        match read.await {
-            Ok(Some(frame)) => Read::Frame(frame),
-            Ok(None) => Read::End(None),
-            Err(error @ ReadError::Frame(_)) if self.connection.is_understood() => {
-                Read::Broken(failed(&error))
-            }
-            Err(error) => Read::End(Some(failed(&error))),
-        }
-    }
-}
-
-impl Inbox {
-    fn new(to: SendConfig) -> Self {
-        Self {
-            to,
-            heads: HashMap::new(),
-            notes: Vec::new(),
-            surplus: 0,
-            nameless: false,
-            closes: false,
-        }
-    }
-
-    fn sent(&mut self, position: Position, digest: u64) {
-        let state = HeadState::Out;
-        let head = Head {
-            position,
-            digest,
-            state,
-        };
-        self.heads.insert(position.interface_id, head);
-    }
-
-    /// Takes in what was read; `None` where the connection has ended.
-    fn take<S>(&mut self, line: &mut Line<S>, read: Read) -> Option<Reply> {
-        let reply = match read {
-            Read::Frame(frame) => {
-                line.replied = Some(Instant::now());
-                line.memory.hear(&frame)
-            }
-            Read::Broken(why) => Reply::Puzzling(why),
-            Read::End(_) => {
-                self.closes |= line.replied.is_some_and(|at| at.elapsed() < SHORTLY);
-                return None;
-            }
-        };
-        self.nameless |= line.memory.is_nameless();
-        match &reply {
-            Reply::Settles(position, said) => {
-                self.set(*position, HeadState::Settled(said.clone()));
-            }
-            Reply::Commits(position) => self.set(*position, HeadState::Committed),
-            Reply::Follows(note) => self.notes.push(note.clone()),
-            Reply::Repeated => self.surplus(line, "it repeats what was heard already"),
-            Reply::Puzzling(why) => self.surplus(line, why),
-        }
-        Some(reply)
-    }
-
-    fn surplus<S>(&mut self, line: &mut Line<S>, why: &str) {
-        self.surplus += 1;
-        line.surplus += 1;
-        line.spent |= self.to.matching == Match::Any;
-        if line.surplus == 1 {
-            let SendConfig {
-                interface,
-                destination,
-                address,
-                ..
-            } = &self.to;
-            tracing::warn!(
-                interface,
-                destination,
-                address,
-                why,
-                "a reply that settles no message is ignored; further ones on this connection are counted only"
-            );
-        }
-    }
-
-    fn set(&mut self, position: Position, state: HeadState) {
-        if let Some(head) = self.heads.get_mut(&position.interface_id)
-            && head.position == position
-        {
-            head.state = state;
-        }
-    }
-
-    fn state(&self, position: Position, digest: u64) -> Option<&HeadState> {
-        let head = self.heads.get(&position.interface_id)?;
-        (head.position == position && head.digest == digest).then_some(&head.state)
-    }
-
-    /// Whether nothing was heard of the message that is being delivered.
-    fn is_out(&self, position: Position) -> bool {
-        let head = self.heads.get(&position.interface_id);
-        head.is_some_and(|head| matches!(head.state, HeadState::Out))
-    }
-
-    fn take_settled(&mut self, position: Position) -> Option<Said> {
-        let head = self.heads.remove(&position.interface_id)?;
-        match head.state {
-            HeadState::Settled(said) => Some(said),
-            HeadState::Out | HeadState::Committed => {
-                self.heads.insert(position.interface_id, head);
-                None
-            }
-        }
     }
 }
 
@@ -652,18 +484,6 @@ fn closed(puzzle: Option<String>) -> String {
     match puzzle {
         Some(puzzle) => format!("{puzzle}; then the receiver closed the connection"),
         None => "the receiver closed the connection without an acknowledgement".to_owned(),
-    }
-}
-
-fn failed(error: &ReadError) -> String {
-    match error {
-        ReadError::Frame(FrameError::StartExpected { .. }) => {
-            format!("the receiver answered without an MLLP frame: {error}")
-        }
-        ReadError::Frame(_) => format!("the reply is not framed as MLLP asks: {error}"),
-        ReadError::Idle | ReadError::Slow(_) | ReadError::Io(_) => {
-            format!("no acknowledgement: {error}")
-        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::ack::AckCode;
 use crate::config::Await;
 use crate::lab::{Lab, LabAnswer, LabConfig, reply};
 use crate::mllp::MllpCodec;
+use ordo_client::Uuid;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -53,6 +54,14 @@ fn at(sequence: u64) -> Position {
     }
 }
 
+fn outgoing(sequence: u64) -> Message {
+    Message {
+        interface: "RAD".into(),
+        position: at(sequence),
+        epoch: 1,
+    }
+}
+
 /// Delivers a message as another sequence than all others.
 async fn send(link: &mut Link, payload: &Bytes) -> Heard {
     let digits = payload.iter().filter(|byte| byte.is_ascii_digit());
@@ -61,7 +70,7 @@ async fn send(link: &mut Link, payload: &Bytes) -> Heard {
 }
 
 async fn deliver<D: Dial>(link: &mut Link<D>, sequence: u64, payload: &Bytes) -> Heard {
-    link.deliver(at(sequence), payload, std::future::ready(()))
+    link.deliver(outgoing(sequence), payload, std::future::ready(()))
         .await
 }
 
@@ -160,7 +169,7 @@ async fn a_receiver_hears_nothing_of_what_may_not_be_begun_once_it_is_connected(
     let (lab, mut link) = lab(OutboundConfig::default()).await;
     let (begin, begun) = tokio::sync::oneshot::channel::<()>();
     let sent = message("RAD-1");
-    let sending = link.deliver(at(1), &sent, async {
+    let sending = link.deliver(outgoing(1), &sent, async {
         let _ = begun.await;
     });
     let mut sending = std::pin::pin!(sending);
@@ -374,7 +383,7 @@ fn application(connection: ConnectionUse) -> SendConfig {
 
 fn note(code: AckCode) -> Note {
     Note {
-        position: at(1),
+        message: outgoing(1),
         code,
         text: String::new(),
     }
@@ -686,6 +695,26 @@ async fn an_acknowledgement_that_comes_after_the_time_out_settles_its_message_be
         }
         assert_eq!((elapsed, receiver.connections), (0, 1));
         assert!(receiver.rooms.try_recv().is_err(), "it was sent again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_commit_settles_where_no_more_is_awaited() {
+    for closes in [false, true] {
+        let (mut receiver, mut link) = receiver(SendConfig::default());
+        let sent = message("RAD-1");
+        let (heard, _) = exchange(&mut link, 1, &sent, receiver.received()).await;
+        nothing(heard);
+        receiver.say(CA, "RAD-1").await;
+        if closes {
+            receiver.closes();
+            timeout(LIMIT, link.watch())
+                .await
+                .expect("the end to be noticed");
+        }
+        let heard = exchange(&mut link, 1, &sent, async {}).await;
+        assert_eq!(heard, (ACCEPTED, if closes { 0 } else { 1 }));
+        assert_eq!(receiver.seen, ["RAD-1"]);
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Outbound;
+use super::{Outbound, keeping_notes};
 use crate::config::{Connections, OutboundConfig, SendConfig};
 use crate::metrics::Metrics;
 
@@ -137,8 +137,19 @@ impl Many {
     }
 
     /// All on one connection.
-    async fn deliver_together(&self, mut found: watch::Receiver<Names>, consumer: &Consumer) {
+    async fn deliver_together(&self, found: watch::Receiver<Names>, consumer: &Consumer) {
         let mut outbound = self.outbound(&self.to.interface, self.stop.clone());
+        let kept = outbound.keep();
+        let deliver = self.deliver_shared(outbound, found, consumer);
+        keeping_notes(consumer, &self.to.destination, kept, deliver).await;
+    }
+
+    async fn deliver_shared(
+        &self,
+        mut outbound: Outbound,
+        mut found: watch::Receiver<Names>,
+        consumer: &Consumer,
+    ) {
         let mut subscribed: HashSet<String> = HashSet::new();
         let mut ended: HashSet<String> = HashSet::new();
         let mut again = interval(ASKED_EVERY);
@@ -170,6 +181,7 @@ impl Many {
                     continue;
                 }
                 () = outbound.link.watch() => {
+                    outbound.tell_notes();
                     outbound.count_connection();
                     continue;
                 }
@@ -191,7 +203,7 @@ impl Many {
                         Answer::Unavailable { after, .. } => Some(*after),
                         _ => None,
                     };
-                    outbound.answer(delivery, answer);
+                    outbound.answer(&delivery, answer);
                     subscriptions.push(next(name, subscription));
                     if let Some(pause) = pause {
                         tokio::select! {

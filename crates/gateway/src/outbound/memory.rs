@@ -10,6 +10,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 use ordo_client::Position;
 
@@ -47,11 +48,22 @@ impl From<ReceivedAck> for Said {
     }
 }
 
+/// A message on its way: where it stands, and under which grant it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Message {
+    /// Its interface's name.
+    pub(super) interface: Arc<str>,
+    /// What names it for good.
+    pub(super) position: Position,
+    /// Of the grant.
+    pub(super) epoch: u64,
+}
+
 /// What was said of a message after it had been settled as accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Note {
     /// Which message.
-    pub(super) position: Position,
+    pub(super) message: Message,
     /// MSA-1.
     pub(super) code: AckCode,
     /// The receiver's own words.
@@ -85,7 +97,7 @@ pub(super) struct Memory {
 }
 
 struct Sent {
-    position: Position,
+    message: Message,
     id: Vec<u8>,
     expect: Expect,
     state: State,
@@ -142,14 +154,14 @@ impl Memory {
     }
 
     /// A message was sent.
-    pub(super) fn sent(&mut self, position: Position, id: &[u8], expect: Expect) {
+    pub(super) fn sent(&mut self, message: Message, id: &[u8], expect: Expect) {
         self.ids.insert(self.key(id));
         self.count += 1;
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
         self.recent.push_back(Sent {
-            position,
+            message,
             id: id.to_vec(),
             expect,
             state: State::Out,
@@ -159,7 +171,7 @@ impl Memory {
     /// A message counts as accepted, without an application reply.
     pub(super) fn take_for_accepted(&mut self, position: Position) {
         let mut newest_first = self.recent.iter_mut().rev();
-        if let Some(sent) = newest_first.find(|sent| sent.position == position) {
+        if let Some(sent) = newest_first.find(|sent| sent.message.position == position) {
             sent.state = State::Taken;
         }
     }
@@ -181,7 +193,7 @@ impl Memory {
             return Reply::Puzzling(self.mismatch(&ack.control_id));
         };
         let sent = &mut self.recent[at];
-        let (position, code) = (sent.position, ack.code);
+        let (position, code) = (sent.message.position, ack.code);
         let accepts = code.verdict() == Verdict::Accept;
         match sent.state {
             State::Out
@@ -207,7 +219,7 @@ impl Memory {
                     false => State::Refused,
                 };
                 Reply::Follows(Note {
-                    position,
+                    message: sent.message.clone(),
                     code,
                     text: ack.text,
                 })

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use ordo_client::Uuid;
+use proptest::prelude::*;
 
 use super::*;
 use crate::lab::reply;
@@ -16,6 +17,14 @@ fn at(sequence: u64) -> Position {
     }
 }
 
+fn message(sequence: u64) -> Message {
+    Message {
+        interface: "RAD".into(),
+        position: at(sequence),
+        epoch: 1,
+    }
+}
+
 /// What is expected where MSH-15 and MSH-16 are `AL`: CA settles.
 fn expect() -> Expect {
     let msh = Msh::scan(b"MSH|^~\\&|A|B|C|D|||ORM|1|P|2.5|||AL|AL").unwrap();
@@ -26,7 +35,7 @@ fn memory(matching: Match, ids: &[&str]) -> Memory {
     let mut memory = Memory::new(matching);
     for (id, sequence) in ids.iter().zip(1..) {
         assert!(memory.can_tell(id.as_bytes()), "{id}");
-        memory.sent(at(sequence), id.as_bytes(), expect());
+        memory.sent(message(sequence), id.as_bytes(), expect());
     }
     memory
 }
@@ -152,7 +161,7 @@ fn a_reply_is_for_the_message_it_names_and_counts_once() {
         assert_eq!(hear(&mut memory, commit, "1"), Reply::Repeated);
         assert!(memory.is_followed());
         let note = Note {
-            position: at(1),
+            message: message(1),
             code: accept,
             text: String::new(),
         };
@@ -207,4 +216,37 @@ fn characters_are_counted_as_receivers_count_them() {
     assert!(is_alike(bytes, id.as_bytes()) && is_alike(characters.as_bytes(), id.as_bytes()));
     assert!(!is_alike(&bytes[..19], id.as_bytes()) && !is_alike(b"", id.as_bytes()));
     assert!(!is_alike(b"12345678901234567890", b"1234567890123456789"));
+}
+
+proptest! {
+    /// A receiver that says everything any number of times, as late as it likes, and names messages by its own lights.
+    #[test]
+    fn no_reply_settles_another_message_than_the_one_it_is_for(
+        matching in prop_oneof![Just(Match::Strict), Just(Match::Lenient), Just(Match::Any)],
+        steps in proptest::collection::vec((any::<bool>(), 0..6_usize, 0..5_usize), 1..60),
+    ) {
+        let ids = ["A", " A", "AB", LONG, "LONGER-CONTROL-ID-0002", ""];
+        let mut memory = Memory::new(matching);
+        let mut sent: Vec<&str> = Vec::new();
+        let mut settled = Vec::new();
+        for (sends, which, names) in steps {
+            if sends {
+                let id = ids[which];
+                let strict_needs_one = matching == Match::Strict && is_blank(id.as_bytes());
+                if !strict_needs_one && memory.can_tell(id.as_bytes()) && !memory.is_nameless() {
+                    sent.push(id);
+                    memory.sent(message(sent.len() as u64), id.as_bytes(), expect());
+                }
+            } else if let Some(id) = sent.get(which) {
+                let cut = &id[..id.len().min(20)];
+                let msa_2 = [*id, cut, &format!("{id} "), "", "0"][names].to_owned();
+                let code = AckCode::ApplicationAccept;
+                if let Reply::Settles(position, _) = hear(&mut memory, code, &msa_2) {
+                    prop_assert_eq!(position, at(which as u64 + 1));
+                    prop_assert!(!settled.contains(&which));
+                    settled.push(which);
+                }
+            }
+        }
+    }
 }

@@ -43,12 +43,12 @@ fn at(sequence: u64) -> Position {
 fn what_is_heard_decides_the_answer() {
     let mut outbound = outbound();
     assert_eq!(
-        outbound.judge(Heard::Said(Said::Accepted), at(1), Tries::default()),
+        outbound.judge(Heard::Said(Said::Accepted), at(1), 0, 0),
         Answer::Ack
     );
     let after = Duration::from_secs(1);
     assert_eq!(
-        outbound.judge(error(), at(1), Tries::default()),
+        outbound.judge(error(), at(1), 0, 0),
         Answer::retry(after, "the receiver answered AE: busy")
     );
     let rejected = Heard::Said(Said::Rejected {
@@ -56,26 +56,26 @@ fn what_is_heard_decides_the_answer() {
         text: String::new(),
     });
     assert_eq!(
-        outbound.judge(rejected, at(1), Tries::default()),
+        outbound.judge(rejected, at(1), 0, 0),
         Answer::reject("the receiver answered CR without a reason")
     );
     let unsendable = Heard::Unsendable {
         reason: "not HL7".to_owned(),
     };
     assert_eq!(
-        outbound.judge(unsendable, at(1), Tries::default()),
+        outbound.judge(unsendable, at(1), 0, 0),
         Answer::reject("not HL7")
     );
     assert_eq!(
-        outbound.judge(nothing("no acknowledgement"), at(1), Tries::default()),
-        Answer::unavailable_sent(after, "no acknowledgement")
+        outbound.judge(nothing("no connection"), at(1), 0, 0),
+        Answer::unavailable_sent(after, "no connection")
     );
     let unanswered = Heard::Unanswered {
         reason: "committed, unanswered".to_owned(),
     };
     let after = Duration::from_secs(2);
     assert_eq!(
-        outbound.judge(unanswered, at(1), Tries::default()),
+        outbound.judge(unanswered, at(1), 0, 0),
         Answer::unavailable(after, "committed, unanswered")
     );
 }
@@ -83,14 +83,7 @@ fn what_is_heard_decides_the_answer() {
 #[test]
 fn pauses_grow_until_the_receiver_speaks_and_with_each_attempt() {
     let mut outbound = outbound();
-    let mut pause = |heard, attempts| match outbound.judge(
-        heard,
-        at(1),
-        Tries {
-            attempts,
-            repeats: 0,
-        },
-    ) {
+    let mut pause = |heard, attempts| match outbound.judge(heard, at(1), attempts, 0) {
         Answer::Unavailable { after, .. } | Answer::Retry { after, .. } => after.as_secs(),
         other => panic!("{other:?}"),
     };
@@ -104,14 +97,21 @@ fn pauses_grow_until_the_receiver_speaks_and_with_each_attempt() {
 }
 
 #[test]
-fn what_certainly_did_not_reach_the_receiver_is_no_repeat() {
+fn a_message_that_is_sent_again_and_again_is_told_once() {
+    let mut outbound = outbound();
+    for earlier in 0..4 {
+        outbound.judge(nothing(""), at(1), 0, earlier);
+        assert_eq!(outbound.repeated, None);
+    }
     let unsent = Heard::Nothing {
-        reason: "no connection".to_owned(),
+        reason: String::new(),
         sent: false,
     };
-    let after = Duration::from_secs(1);
-    assert_eq!(
-        outbound().judge(unsent, at(1), Tries::default()),
-        Answer::unavailable(after, "no connection")
-    );
+    outbound.judge(unsent, at(1), 0, 4);
+    assert_eq!(outbound.repeated, None);
+    outbound.judge(nothing(""), at(1), 0, 4);
+    assert_eq!(outbound.repeated, Some(at(1)));
+    // Another gateway had it before.
+    outbound.judge(nothing(""), at(2), 0, 9);
+    assert_eq!(outbound.repeated, Some(at(2)));
 }
