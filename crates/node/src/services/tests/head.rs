@@ -67,6 +67,20 @@ async fn silent_lab() -> (Node, Calls<v1::DeliverRequest, v1::DeliverResponse>) 
     (node, deliver)
 }
 
+/// A person ends the pause: the first message comes again, under epoch 3.
+async fn resumed(node: &mut Node, deliver: &mut Calls<v1::DeliverRequest, v1::DeliverResponse>) {
+    let resume = v1::ResumeDeliveryRequest {
+        interface: "a".into(),
+        destination: "default".into(),
+        turn: 1,
+    };
+    let resumed = node.admin.resume_delivery(resume).await.unwrap();
+    assert_eq!(resumed.into_inner().turn, 2);
+    let again = deliver.until(|all| !deliveries(all).is_empty()).await;
+    let again = deliveries(&again)[0];
+    assert_eq!((again.sequence, again.repeats), (1, 1));
+}
+
 #[tokio::test]
 async fn the_tries_of_the_head_are_shown_and_a_person_tries_again_or_gives_it_up() {
     let (mut node, mut deliver) = silent_lab().await;
@@ -83,16 +97,7 @@ async fn the_tries_of_the_head_are_shown_and_a_person_tries_again_or_gives_it_up
     assert!(tried.at_ms > 0);
     assert!(shown(&mut node, 2).await.waiting.is_empty());
 
-    let resume = v1::ResumeDeliveryRequest {
-        interface: "a".into(),
-        destination: "default".into(),
-        turn: 1,
-    };
-    let resumed = node.admin.resume_delivery(resume).await.unwrap();
-    assert_eq!(resumed.into_inner().turn, 2);
-    let again = deliver.until(|all| !deliveries(all).is_empty()).await;
-    let again = deliveries(&again)[0];
-    assert_eq!((again.sequence, again.repeats), (1, 1));
+    resumed(&mut node, &mut deliver).await;
     deliver.send(silent(1, 3)).await;
     deliver
         .until(|all| !all.states.is_empty() && !all.results.is_empty())
@@ -128,7 +133,8 @@ async fn what_a_receiver_says_later_stands_in_the_history_eight_times_at_most() 
     let early = node.admin.note_delivery(note(1, "no")).await.unwrap_err();
     let early = Failure::from_status(&early);
     assert_eq!(early.reason, Reason::NotAcknowledged);
-    deliver.send(ack(1, 2)).await;
+    resumed(&mut node, &mut deliver).await;
+    deliver.send(ack(1, 3)).await;
     let acked = deliver.until(|all| !all.results.is_empty()).await;
     assert_eq!(acked.results[0].checkpoint, 1);
     for text in ["no", "no", "1", "2", "3", "4", "5", "6", "7"] {
