@@ -111,3 +111,22 @@ pub(super) fn of_broken_frame(error: &ReadError) -> Outcome {
         ReadError::Idle | ReadError::Slow(_) | ReadError::Io(_) => Outcome::Failed(refusal),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflict_names_what_is_the_same_and_the_sequence_where_it_is_known() {
+        let named = conflict("RAD", Identity::ControlIdAndTime, Some(7));
+        assert!(
+            named.starts_with("conflict: another message with the same MSH-3, MSH-4, MSH-7 and MSH-10 but different content was accepted before as #7 of interface RAD;"),
+            "{named}"
+        );
+        let unnamed = conflict("RAD", Identity::ControlId, None);
+        assert!(
+            unnamed.contains("MSH-3, MSH-4 and MSH-10") && !unnamed.contains('#'),
+            "{unnamed}"
+        );
+    }
+}
