@@ -63,6 +63,10 @@ struct Shared {
     ack_seconds: Histograms,
     repeats: Family<OfInterface, Counter>,
     unavailable: Family<OfInterface, Counter>,
+    surplus_replies: Family<OfInterface, Counter>,
+    late_replies: Family<OfTwo, Counter>,
+    unanswered: Family<OfInterface, Counter>,
+    repeat_alarms: Family<OfInterface, Counter>,
     waiting_seconds: Family<OfTwo, Seconds>,
     cluster_reached: Gauge,
 }
@@ -96,6 +100,10 @@ impl Metrics {
             ack_seconds: Family::new_with_constructor(seconds),
             repeats: Family::default(),
             unavailable: Family::default(),
+            surplus_replies: Family::default(),
+            late_replies: Family::default(),
+            unanswered: Family::default(),
+            repeat_alarms: Family::default(),
             waiting_seconds: Family::default(),
             cluster_reached: Gauge::default(),
         };
@@ -157,6 +165,38 @@ impl Metrics {
     pub(crate) fn unavailable(&self, interface: &str) {
         self.0
             .unavailable
+            .get_or_create(&[self.interface(interface)])
+            .inc();
+    }
+
+    /// Replies of a receiver settled nothing.
+    pub(crate) fn surplus_replies(&self, interface: &str, count: u64) {
+        if count > 0 {
+            self.0
+                .surplus_replies
+                .get_or_create(&[self.interface(interface)])
+                .inc_by(count);
+        }
+    }
+
+    /// A receiver's application answered a message that was settled before.
+    pub(crate) fn late_reply(&self, interface: &str, code: &'static str) {
+        let labels = [self.interface(interface), ("code", code.into())];
+        self.0.late_replies.get_or_create(&labels).inc();
+    }
+
+    /// A receiver took a message (CA), and its application did not answer in time.
+    pub(crate) fn unanswered(&self, interface: &str) {
+        self.0
+            .unanswered
+            .get_or_create(&[self.interface(interface)])
+            .inc();
+    }
+
+    /// A message was sent `repeats_max` times without an answer.
+    pub(crate) fn repeat_alarm(&self, interface: &str) {
+        self.0
+            .repeat_alarms
             .get_or_create(&[self.interface(interface)])
             .inc();
     }
@@ -268,6 +308,26 @@ impl Shared {
             "unavailable",
             "Tries in which a receiver could not be reached or gave no answer",
             self.unavailable.clone(),
+        );
+        r.register(
+            "surplus_replies",
+            "Replies of receivers that settled nothing",
+            self.surplus_replies.clone(),
+        );
+        r.register(
+            "late_replies",
+            "Replies of receivers to messages that were settled before, by MSA-1",
+            self.late_replies.clone(),
+        );
+        r.register(
+            "unanswered",
+            "Messages that receivers took (CA) and their applications did not answer in time",
+            self.unanswered.clone(),
+        );
+        r.register(
+            "repeat_alarms",
+            "Messages sent repeats_max times without an answer",
+            self.repeat_alarms.clone(),
         );
         r.register_with_unit(
             "waiting",

@@ -179,6 +179,7 @@ impl Outbound {
                 // Notices a receiver that closes an idle connection, and what it says late.
                 () = self.link.watch() => {
                     self.tell_notes();
+                    self.count_surplus();
                     self.count_connection();
                     continue;
                 }
@@ -279,6 +280,7 @@ impl Outbound {
     /// Counts what was heard.
     fn count(&mut self, heard: &Heard, took: Duration) {
         self.count_connection();
+        self.count_surplus();
         let interface = self.to.interface.as_str();
         match heard {
             Heard::Said(_) => self.metrics.acknowledged(interface, took),
@@ -303,6 +305,11 @@ impl Outbound {
             unsettled.unanswered = unanswered;
             unsettled.waiting.ends_after(after + COMES_AGAIN_WITHIN);
         }
+    }
+
+    fn count_surplus(&mut self) {
+        let count = self.link.take_surplus();
+        self.metrics.surplus_replies(&self.to.interface, count);
     }
 
     fn count_connection(&mut self) {
@@ -381,6 +388,7 @@ impl Outbound {
                 };
                 if self.unanswered != Some(position) {
                     self.unanswered = Some(position);
+                    self.metrics.unanswered(interface);
                     tracing::error!(
                         interface,
                         destination,
@@ -422,6 +430,7 @@ impl Outbound {
         let repeats = earlier.saturating_add(1);
         if repeats >= self.repeats_max && self.repeated != Some(position) {
             self.repeated = Some(position);
+            self.metrics.repeat_alarm(&self.to.interface);
             let SendConfig {
                 interface,
                 destination,
@@ -444,6 +453,8 @@ impl Outbound {
     fn tell_notes(&mut self) {
         for note in self.link.take_notes() {
             self.tell(&note);
+            self.metrics
+                .late_reply(&note.message.interface, note.code.as_str());
             let waits = self.notes.as_ref().map(|notes| notes.try_send(note));
             if let Some(Err(error)) = waits {
                 tracing::debug!(%error, "too many late replies wait to be kept");

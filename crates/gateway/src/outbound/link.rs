@@ -211,6 +211,11 @@ impl<D: Dial> Link<D> {
         std::mem::take(&mut self.inbox.notes)
     }
 
+    /// Replies that settled nothing, since this was asked last.
+    pub(super) fn take_surplus(&mut self) -> u64 {
+        std::mem::take(&mut self.inbox.surplus)
+    }
+
     /// Listens between messages; returns where the connection ended, or there is a note to take. Never returns where
     /// there is no connection. Loses nothing when dropped.
     pub(super) async fn watch(&mut self) {

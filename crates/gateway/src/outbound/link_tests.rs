@@ -456,7 +456,7 @@ async fn a_reply_that_follows_silence_is_told_and_taken_for_no_other() {
     receiver.say(AE, "RAD-1").await;
     receiver.say(AA, "RAD-0").await;
     assert!(timeout(LIMIT, link.watch()).await.is_err(), "it ended");
-    assert_eq!(link.inbox.surplus, 2);
+    assert_eq!(link.take_surplus(), 2);
     let heard = exchange(&mut link, 3, &message("RAD-3"), receiver.answers(&[AA])).await;
     assert_eq!(heard, (ACCEPTED, 0));
     assert_eq!(receiver.connections, 1);

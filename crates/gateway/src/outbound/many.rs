@@ -182,6 +182,7 @@ impl Many {
                 }
                 () = outbound.link.watch() => {
                     outbound.tell_notes();
+                    outbound.count_surplus();
                     outbound.count_connection();
                     continue;
                 }

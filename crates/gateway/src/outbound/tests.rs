@@ -17,6 +17,12 @@ fn outbound() -> Outbound {
     Outbound::new(to, limits, Metrics::new(), CancellationToken::new())
 }
 
+/// Whether so many were counted.
+fn counts(outbound: &Outbound, what: &str, count: u64) -> bool {
+    let line = format!("ordo_gateway_{what}_total{{interface=\"RAD\"}} {count}");
+    outbound.metrics.text().lines().any(|found| found == line)
+}
+
 fn error() -> Heard {
     Heard::Said(Said::Error {
         code: AckCode::ApplicationError,
@@ -78,6 +84,7 @@ fn what_is_heard_decides_the_answer() {
         outbound.judge(unanswered, at(1), 0, 0),
         Answer::unavailable(after, "committed, unanswered")
     );
+    assert!(counts(&outbound, "unanswered", 1));
 }
 
 #[test]
@@ -114,4 +121,5 @@ fn a_message_that_is_sent_again_and_again_is_told_once() {
     // Another gateway had it before.
     outbound.judge(nothing(""), at(2), 0, 9);
     assert_eq!(outbound.repeated, Some(at(2)));
+    assert!(counts(&outbound, "repeat_alarms", 2));
 }
