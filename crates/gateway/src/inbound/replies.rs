@@ -83,7 +83,9 @@ fn conflict(interface: &str, identity: Identity, sequence: Option<u64>) -> Strin
         _ => "MSH-3, MSH-4 and MSH-10",
     };
     let accepted = match sequence {
-        Some(sequence) => format!("accepted before as #{sequence} of interface {interface}"),
+        Some(sequence) => {
+            format!("accepted before as sequence {sequence} of interface {interface}")
+        }
         None => format!("accepted before on interface {interface}"),
     };
     format!(
@@ -120,12 +122,12 @@ mod tests {
     fn a_conflict_names_what_is_the_same_and_the_sequence_where_it_is_known() {
         let named = conflict("RAD", Identity::ControlIdAndTime, Some(7));
         assert!(
-            named.starts_with("conflict: another message with the same MSH-3, MSH-4, MSH-7 and MSH-10 but different content was accepted before as #7 of interface RAD;"),
+            named.starts_with("conflict: another message with the same MSH-3, MSH-4, MSH-7 and MSH-10 but different content was accepted before as sequence 7 of interface RAD;"),
             "{named}"
         );
         let unnamed = conflict("RAD", Identity::ControlId, None);
         assert!(
-            unnamed.contains("MSH-3, MSH-4 and MSH-10") && !unnamed.contains('#'),
+            unnamed.contains("MSH-3, MSH-4 and MSH-10") && !unnamed.contains("sequence"),
             "{unnamed}"
         );
     }
