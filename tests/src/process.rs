@@ -1,6 +1,6 @@
 //! Nodes as processes: started, killed, restarted, and gone when the test is.
 
-use crate::{PATIENCE, eventually, eventually_within};
+use crate::{PATIENCE, eventually, eventually_within, within};
 use anyhow::{Context, Result, ensure};
 use ordo_client::{Cluster, proto};
 use std::ffi::OsString;
@@ -370,13 +370,18 @@ impl Nodes {
     }
 
     /// Waits until a node answers.
+    ///
+    /// # Panics
+    /// When it does not; names what it wrote.
     pub async fn wait_up(&self, place: usize) {
-        let what = format!(
-            "node {} to answer; it wrote: {}",
-            self.nodes[place].id,
-            self.nodes[place].output()
+        let up = within(PATIENCE, async || self.status(place).await).await;
+        let node = &self.nodes[place];
+        assert!(
+            up.is_some(),
+            "waited {PATIENCE:?} for node {} to answer; it wrote: {}",
+            node.id,
+            node.output()
         );
-        eventually(&what, async || self.status(place).await).await;
     }
 
     /// Waits until some running node leads, and gives its place.
