@@ -88,7 +88,8 @@ impl MshError {
     }
 }
 
-/// MSH-2: the bytes that separate what is inside a field. Those not declared have their usual values.
+/// MSH-2: the bytes that separate what is inside a field. Those not declared have their usual values, and so have those
+/// that are no ASCII: in no character set would every such byte be a character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EncodingCharacters {
     /// Between components, usually `^`.
@@ -111,7 +112,10 @@ impl EncodingCharacters {
     };
 
     fn from_msh2(declared: &[u8]) -> Self {
-        let at = |index: usize, usual: u8| declared.get(index).copied().unwrap_or(usual);
+        let at = |index: usize, usual: u8| {
+            let declared = declared.get(index).copied();
+            declared.filter(u8::is_ascii).unwrap_or(usual)
+        };
         Self {
             component: at(0, Self::USUAL.component),
             repetition: at(1, Self::USUAL.repetition),
@@ -551,6 +555,17 @@ mod tests {
             assert_eq!(msh.control_id(), Ok(&b"V1"[..]), "{msh_18} {listener}");
             assert_eq!(msh.character_set(), msh_18.as_bytes());
         }
+    }
+
+    #[test]
+    fn an_encoding_character_is_ascii() {
+        let msh = Msh::scan(b"MSH|:~\xc9&|A").unwrap();
+        let expected = EncodingCharacters {
+            component: b':',
+            ..EncodingCharacters::USUAL
+        };
+        assert_eq!(msh.encoding_characters(), expected);
+        assert_eq!(msh.field(2), b":~\xc9&");
     }
 
     #[test]

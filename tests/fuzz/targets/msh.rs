@@ -119,12 +119,10 @@ fn naive(bytes: &[u8]) -> Option<(u8, Vec<Vec<u8>>)> {
             false => fields.last_mut()?.push(*byte),
         }
     }
-    // What MSH-2 does not say is as usual.
-    let encoding = fields[1]
-        .iter()
-        .chain(b"^~\\&".iter().skip(fields[1].len()));
-    let usable =
-        separator.is_ascii_punctuation() && !encoding.take(4).any(|byte| *byte == separator);
+    // What MSH-2 does not say, or not in ASCII, is as usual.
+    let declared = |at: usize| fields[1].get(at).copied().filter(u8::is_ascii);
+    let mut encoding = (0..4).map(|at| declared(at).unwrap_or(b"^~\\&"[at]));
+    let usable = separator.is_ascii_punctuation() && !encoding.any(|byte| byte == separator);
     usable.then_some((separator, fields))
 }
 
