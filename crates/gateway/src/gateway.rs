@@ -103,11 +103,21 @@ impl Gateway {
         };
         let mut listeners = Vec::with_capacity(config.listen.len());
         for listen in &config.listen {
-            listeners.push(bind(listen).await?);
+            let bound = bind(listen.address).await;
+            listeners.push(bound.map_err(|error| StartError::Listen {
+                interface: listen.interface.clone(),
+                address: listen.address,
+                error,
+            })?);
         }
         let pages = match config.http {
             None => None,
-            Some(address) => Some(bind_pages(address).await?),
+            Some(address) => {
+                let bound = bind(address).await;
+                let bound = bound.map_err(|error| StartError::Http { address, error })?;
+                tracing::info!(address = %bound.1, "health and metrics");
+                Some(bound)
+            }
         };
         let mut gateway = Self {
             listening: listeners.iter().map(|(_, address)| *address).collect(),
@@ -306,27 +316,8 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
-async fn bind(listen: &ListenConfig) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bound = async {
-        let listener = TcpListener::bind(listen.address).await?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    };
-    bound.await.map_err(|error| StartError::Listen {
-        interface: listen.interface.clone(),
-        address: listen.address,
-        error,
-    })
-}
-
-async fn bind_pages(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bound = async {
-        let listener = TcpListener::bind(address).await?;
-        let bound = listener.local_addr()?;
-        tracing::info!(address = %bound, "health and metrics");
-        Ok((listener, bound))
-    };
-    bound
-        .await
-        .map_err(|error| StartError::Http { address, error })
+async fn bind(address: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::inbound::ACCEPT_PAUSE;
 use crate::metrics::Metrics;
 use crate::watch::Standing;
 
@@ -28,8 +29,6 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 /// Connections at once; others wait for their turn.
 const CONNECTIONS_MAX: usize = 64;
-/// The pause after `accept` failed. Descriptors come back as connections end, not by asking at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the pages are made from.
 #[derive(Clone)]

@@ -58,7 +58,7 @@ use crate::metrics::{Direction, Metrics};
 use crate::refusals::Refusals;
 
 /// The pause after `accept` failed. Descriptors come back as connections end, not by asking at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Warnings about what peers do that are logged in a [`WARNINGS_PERIOD`], of each listener. A flood is told by its
 /// beginning and its number.

@@ -82,14 +82,32 @@ pub fn name_of(field: &str, name: String) -> Result<String, Failure> {
 
 /// What a worker or a consumer gave as a reason.
 fn reason_of(reason: String) -> Result<String, Failure> {
-    if reason.len() <= REASON_BYTES_MAX {
-        return Ok(reason);
+    check_bytes("reason", &reason, REASON_BYTES_MAX)?;
+    Ok(reason)
+}
+
+/// Checks the length of a text.
+///
+/// # Errors
+/// When it has more than `bytes_max` bytes; names the `field`.
+pub fn check_bytes(field: &str, value: &str, bytes_max: usize) -> Result<(), Failure> {
+    if value.len() <= bytes_max {
+        return Ok(());
     }
     let text = format!(
-        "reason has {} bytes; at most {REASON_BYTES_MAX} are allowed",
-        reason.len()
+        "{field} has {} bytes; at most {bytes_max} are allowed",
+        value.len()
     );
     Err(Failure::new(Reason::TooLarge, text))
+}
+
+/// No destination named is the one called `default`.
+#[must_use]
+pub fn destination_or_default(name: &str) -> &str {
+    match name {
+        "" => "default",
+        name => name,
+    }
 }
 
 fn check_headers(headers: &[v1::Header]) -> Result<(), Failure> {
@@ -288,17 +306,15 @@ fn complete_of(
     })
 }
 
-/// What a consumer asks for. No destination named is the one called `default`.
+/// What a consumer asks for.
 ///
 /// # Errors
 /// When an id is none, or a name is longer than any name may be.
 pub fn subscription_of(subscribe: v1::Subscribe) -> Result<Subscription, Failure> {
     let consumer = ConsumerId(uuid_of("consumer_id", &subscribe.consumer_id)?);
     let interface = name_of("interface", subscribe.interface)?;
-    let destination = match name_of("destination", subscribe.destination)? {
-        none if none.is_empty() => "default".to_owned(),
-        destination => destination,
-    };
+    let destination = name_of("destination", subscribe.destination)?;
+    let destination = destination_or_default(&destination).to_owned();
     let name = name_of("name", subscribe.name)?;
     let position = subscribe.position.map(|position| -> Result<_, Failure> {
         let interface = InterfaceId(uuid_of("position.interface_id", &position.interface_id)?);

@@ -22,6 +22,13 @@ async fn build(running: &mut Running<()>) -> Snapshot {
     builder.build_snapshot().await.unwrap()
 }
 
+async fn install(running: &mut Running<()>, snapshot: Snapshot) {
+    let installed = running
+        .machine
+        .install_snapshot(&snapshot.meta, snapshot.snapshot);
+    installed.await.unwrap();
+}
+
 /// A node that has applied the first `count` entries of a script, and its snapshot of them.
 async fn applied(folder: &Path, seed: u64, count: usize) -> (Script, Running<()>, Snapshot) {
     let mut script = Script::new(seed);
@@ -106,11 +113,7 @@ async fn a_snapshot_sent_to_another_node_is_the_same_state_and_goes_on() {
     follower.apply(Script::new(21).take(40)).await.unwrap();
     let received = send(&snapshot, &follower.store).await.unwrap();
     assert_eq!(received.meta, snapshot.meta);
-    follower
-        .machine
-        .install_snapshot(&received.meta, received.snapshot)
-        .await
-        .unwrap();
+    install(&mut follower, received).await;
     assert_same(&follower, &script).await;
     assert_eq!(follower.store.applied(), leader.store.applied());
     assert_eq!(
@@ -165,11 +168,7 @@ async fn snapshots_are_made_while_entries_are_applied_and_only_the_newest_stay()
         // It is exactly the state of the index it says: a node that installs it is that replica.
         let other = tempfile::tempdir().unwrap();
         let mut installed = Running::open(other.path()).unwrap();
-        installed
-            .machine
-            .install_snapshot(&snapshot.meta, snapshot.snapshot)
-            .await
-            .unwrap();
+        install(&mut installed, snapshot).await;
         if index > 0 {
             assert_same(&installed, &Script::at(22, index)).await;
         }
@@ -194,11 +193,7 @@ async fn a_store_in_memory_makes_and_installs_snapshots_too() {
     let memory = MemoryState::default();
     let mut follower = Running::in_memory(&memory, there.path());
     let received = send(&snapshot, &follower.store).await.unwrap();
-    follower
-        .machine
-        .install_snapshot(&received.meta, received.snapshot)
-        .await
-        .unwrap();
+    install(&mut follower, received).await;
     assert_same(&follower, &script).await;
     drop(follower);
     let follower = Running::in_memory(&memory, there.path());
@@ -293,11 +288,7 @@ async fn a_transfer_with_anything_wrong_is_refused_and_leaves_no_snapshot() {
     // The node is none the worse for it.
     let received = send(&snapshot, &follower.store).await.unwrap();
     let mut follower = follower;
-    follower
-        .machine
-        .install_snapshot(&received.meta, received.snapshot)
-        .await
-        .unwrap();
+    install(&mut follower, received).await;
     assert_same(&follower, &script).await;
     follower.stop().await;
     leader.stop().await;
@@ -392,11 +383,7 @@ async fn a_crash_while_a_snapshot_is_installed_leaves_the_old_state_or_the_new_o
         .unwrap()
         .unwrap();
     assert_eq!(current.meta.last_log_id, Some(log_id(250)));
-    running
-        .machine
-        .install_snapshot(&current.meta, current.snapshot)
-        .await
-        .unwrap();
+    install(&mut running, current).await;
     assert_same(&running, &script).await;
     running.stop().await;
     assert_eq!(
@@ -456,11 +443,7 @@ async fn a_transfer_that_broke_off_goes_on_where_it_was() {
         }
     };
     assert!(tries > 3 && sent < whole, "{tries} tries sent {sent} bytes");
-    follower
-        .machine
-        .install_snapshot(&received.meta, received.snapshot)
-        .await
-        .unwrap();
+    install(&mut follower, received).await;
     assert_same(&follower, &script).await;
     assert_eq!(names(&there.path().join("snapshots")).len(), 1);
     follower.stop().await;
@@ -506,11 +489,7 @@ async fn what_is_damaged_in_a_transfer_that_broke_off_is_sent_again() {
         .unwrap();
     assert!(held.iter().all(|held| held.file != table));
     let received = received.unwrap();
-    follower
-        .machine
-        .install_snapshot(&received.meta, received.snapshot)
-        .await
-        .unwrap();
+    install(&mut follower, received).await;
     assert_same(&follower, &script).await;
     follower.stop().await;
     leader.stop().await;
@@ -522,11 +501,7 @@ async fn a_newer_snapshot_sends_only_what_the_installed_one_lacks() {
     let (mut script, mut leader, snapshot) = applied(here.path(), 30, 300).await;
     let mut follower = Running::open(there.path()).unwrap();
     let received = send(&snapshot, &follower.store).await.unwrap();
-    follower
-        .machine
-        .install_snapshot(&received.meta, received.snapshot)
-        .await
-        .unwrap();
+    install(&mut follower, received).await;
     leader.apply(script.take(300)).await.unwrap();
     let newer = build(&mut leader).await;
     let (held, _, received) = resume(&newer, &follower.store, usize::MAX).await.unwrap();
@@ -535,11 +510,7 @@ async fn a_newer_snapshot_sends_only_what_the_installed_one_lacks() {
         "{held:?}"
     );
     let received = received.unwrap();
-    follower
-        .machine
-        .install_snapshot(&received.meta, received.snapshot)
-        .await
-        .unwrap();
+    install(&mut follower, received).await;
     assert_same(&follower, &script).await;
     // What broke off goes once the node has a snapshot of its own.
     resume(&snapshot, &follower.store, 1).await.unwrap();
@@ -558,11 +529,7 @@ async fn the_same_snapshot_may_come_again() {
     let mut follower = Running::open(there.path()).unwrap();
     for _ in 0..3 {
         let received = send(&snapshot, &follower.store).await.unwrap();
-        follower
-            .machine
-            .install_snapshot(&received.meta, received.snapshot)
-            .await
-            .unwrap();
+        install(&mut follower, received).await;
         assert_same(&follower, &script).await;
     }
     follower.apply(script.take(10)).await.unwrap();
@@ -593,11 +560,7 @@ async fn a_snapshot_is_compared_and_loaded_while_the_machine_answers_others() {
         go.send(()).unwrap();
         there
     });
-    follower
-        .machine
-        .install_snapshot(&received.meta, received.snapshot)
-        .await
-        .unwrap();
+    install(&mut follower, received).await;
     assert!(release.await.unwrap(), "it waited for the machine's thread");
     assert!(asking.await.unwrap().unwrap());
     assert_same(&follower, &script).await;

@@ -7,6 +7,7 @@ use ordo_core::{
     Command, DestinationNumber, Epoch, EventKind, InterfaceId, NoteDelivery, Reply, ResumeDelivery,
     Sequence, SkipDelivery, Turn, note_text,
 };
+use ordo_wire::request::{check_bytes, destination_or_default};
 use ordo_wire::status::Failure;
 use ordo_wire::v1::{self, Reason};
 
@@ -52,7 +53,7 @@ impl Admin {
         if request.code.is_empty() {
             return Err(Failure::field("code", "code is empty"));
         }
-        let name = named(&request.destination);
+        let name = destination_or_default(&request.destination);
         let (interface, destination) = self.place(&request.interface, name).await?;
         let sequence = Sequence(request.sequence);
         let _one = self.noting.lock().await;
@@ -90,13 +91,12 @@ impl Admin {
         interface: &str,
         destination: &str,
     ) -> Result<(InterfaceId, DestinationNumber), Failure> {
-        let name = named(destination);
+        let name = destination_or_default(destination);
         let (interface, number) = self.find(interface, name).await?;
-        let unknown = || {
-            let text = format!("there is no destination {name:?}");
-            Failure::new(Reason::UnknownDestination, text)
-        };
-        Ok((interface, number.ok_or_else(unknown)?))
+        Ok((
+            interface,
+            number.expect("a name that is not found is refused"),
+        ))
     }
 
     async fn decide(&self, command: Command) -> Result<Turn, Failure> {
@@ -107,26 +107,5 @@ impl Admin {
                 format!("a decision was answered with {other:?}"),
             )),
         }
-    }
-}
-
-/// No destination named is the one called `default`.
-fn named(destination: &str) -> &str {
-    match destination {
-        "" => "default",
-        named => named,
-    }
-}
-
-fn check_bytes(field: &str, value: &str, bytes_max: usize) -> Result<(), Failure> {
-    match value.len() <= bytes_max {
-        true => Ok(()),
-        false => Err(Failure::new(
-            Reason::TooLarge,
-            format!(
-                "{field} has {} bytes; at most {bytes_max} are allowed",
-                value.len()
-            ),
-        )),
     }
 }
